@@ -1,0 +1,1 @@
+"""Tessera: a picture is one more kind of word."""
