@@ -86,7 +86,8 @@ def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-def _place_object(rng: np.random.Generator, colour: str, shape: str, place: str) -> SceneObject:
+def place_object(rng: np.random.Generator, colour: str, shape: str, place: str) -> SceneObject:
+    """A new object of any size and texture, a little off the middle of its place."""
     size, texture = _pick(rng, SIZES), _pick(rng, TEXTURES)
     cell = PLACES.index(place)
     dx, dy = rng.uniform(-JITTER, JITTER, size=2)
@@ -117,7 +118,7 @@ def random_scene(
             colour, shape = _pick(rng, COLOURS), _pick(rng, SHAPES)
             if is_heldout(colour, shape, place) == (split == "heldout"):
                 break
-        objects.append(_place_object(rng, colour, shape, place))
+        objects.append(place_object(rng, colour, shape, place))
     return Scene(
         tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31))
     )
