@@ -1,6 +1,212 @@
-from PIL import Image as PIL
+"""Pictures: opened within limits, resized, augmented and turned into arrays, with Pillow and NumPy alone.
+
+Every picture becomes 8-bit RGB:
+- EXIF rotation is applied, then Pillow's `convert("RGB")`: CMYK, grey and palette pictures become their colours;
+- transparency is dropped, which leaves the colours stored under it (composite beforehand for another backdrop);
+- 16-bit grey keeps its high byte (Pillow's own conversion would clip nearly all of it to white);
+- of an animated picture the first frame is taken.
+
+Shapes: H, W height and width in pixels; M pictures; S side of a square input.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
-def open_image(source):
-    if isinstance(source, PIL.Image): return source.convert("RGB")
-    if isinstance(source, np.ndarray): return PIL.fromarray(source)
-    return PIL.open(source).convert("RGB")
+from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image as PIL
+
+from tessera.errors import BadSample
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_PIXELS = 89_000_000
+MAX_BYTES = 100_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+Fit = Literal["crop", "squash"]
+
+# Formats are told apart here and opened by their own class, so that no other decoder of Pillow is ever started.
+_OPENERS: tuple[tuple[Callable[[bytes], bool], Callable[..., ImageFile.ImageFile]], ...] = (
+    (lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    (lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    (lambda head: head.startswith(b"RIFF") and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+    (lambda head: head.startswith((b"GIF87a", b"GIF89a")), GifImagePlugin.GifImageFile),
+    (lambda head: head.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
+)
+
+
+def open_image(
+    source: PIL.Image | np.ndarray | str | Path | bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> PIL.Image:
+    """The picture as 8-bit RGB, by the rules at the head of this file.
+
+    Args:
+        source: a PIL image, an array uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a path, or a file's bytes.
+
+    Raises:
+        BadSample: missing, empty, over a limit, of another format, cut short or damaged. Size is read from the
+            header, before any pixel is decoded.
+    """
+    if isinstance(source, PIL.Image):
+        _check_pixels(source.size, "a picture in memory", max_pixels)
+        return _to_rgb(source)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, bytes):
+        name = f"a picture of {len(source)} bytes"
+        _check_bytes(len(source), name, max_bytes)
+        return _decode(io.BytesIO(source), name, max_pixels)
+    name = str(source)
+    try:
+        _check_bytes(Path(source).stat().st_size, name, max_bytes)
+        with open(source, "rb") as file:
+            return _decode(file, name, max_pixels)
+    except FileNotFoundError:
+        raise BadSample(f"{name}: no such file") from None
+    except OSError as error:
+        raise BadSample(f"{name}: cannot be read ({error.strerror or 'input error'})") from None
+
+
+def _check_bytes(number: int, name: str, limit: int) -> None:
+    if number == 0:
+        raise BadSample(f"{name}: the file is empty (0 bytes)")
+    if number > limit:
+        raise BadSample(f"{name}: {number:,} bytes are over the limit of {limit:,}")
+
+
+def _check_pixels(size: tuple[int, int], name: str, limit: int) -> None:
+    width, height = size
+    if width * height > limit:
+        raise BadSample(f"{name}: {width} x {height} pixels are over the limit of {limit:,}")
+    if width * height == 0:
+        raise BadSample(f"{name}: the picture has no pixels ({width} x {height})")
+
+
+def _decode(file: io.BufferedIOBase, name: str, max_pixels: int) -> PIL.Image:
+    head = file.read(16)
+    file.seek(0)
+    opener = next((opener for matches, opener in _OPENERS if matches(head)), None)
+    if opener is None:
+        raise BadSample(f"{name}: not a readable PNG, JPEG, WEBP, GIF or BMP")
+    try:
+        image = opener(file)
+        _check_pixels(image.size, name, max_pixels)
+        image.load()
+        return _to_rgb(image)
+    except (BadSample, MemoryError):
+        raise
+    except Exception:  # decoders raise a dozen kinds of error on damaged files; their texts are not for users
+        raise BadSample(f"{name}: the picture is cut short or damaged") from None
+
+
+def _to_rgb(image: PIL.Image) -> PIL.Image:
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data; the pixels themselves are sound
+        image = image.copy()
+    if image.mode.startswith("I"):
+        return _from_array((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8), MAX_PIXELS)
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> PIL.Image:
+    name = f"an array of shape {tuple(array.shape)} and type {array.dtype}"
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise BadSample(f"{name}: a picture is uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
+    _check_pixels((array.shape[1], array.shape[0]), name, max_pixels)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    colours = array[:, :, :3] if array.shape[2] >= 3 else np.repeat(array, 3, axis=2)
+    return PIL.fromarray(np.ascontiguousarray(colours))
+
+
+def fit_square(image: PIL.Image, size: int, how: Fit = "crop") -> PIL.Image:
+    """`image` as `size` x `size` pixels, bicubic. "crop" resizes the short side and cuts the middle out (as CLIP
+    does); "squash" resizes both sides and so changes proportions."""
+    if image.size == (size, size):
+        return image
+    if how == "squash":
+        return image.resize((size, size), PIL.Resampling.BICUBIC)
+    width, height = image.size
+    scale = size / min(width, height)
+    width, height = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), PIL.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A random square cut-out with a side of `crop` to 1 of the short side, mirrored with chance `flip`.
+
+    Leave `flip` at 0 where captions speak of left and right.
+    """
+
+    crop: float = 0.9
+    flip: float = 0.0
+
+    def __call__(self, image: PIL.Image, rng: np.random.Generator) -> PIL.Image:
+        width, height = image.size
+        side = max(1, round(min(width, height) * rng.uniform(self.crop, 1.0)))
+        left = int(rng.integers(width - side + 1))
+        top = int(rng.integers(height - side + 1))
+        cut = image.crop((left, top, left + side, top + side))
+        mirrored = rng.random() < self.flip
+        return cut.transpose(PIL.Transpose.FLIP_LEFT_RIGHT) if mirrored else cut
+
+
+def to_array(image: PIL.Image) -> np.ndarray:
+    """The picture as float32 [3, H, W] in [0, 1]."""
+    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255.0
+
+
+def normalise(array: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """(array - mean) / std by channel; `array` float32 [..., 3, H, W]."""
+    centre = np.asarray(mean, dtype=np.float32)[:, None, None]
+    spread = np.asarray(std, dtype=np.float32)[:, None, None]
+    return (array - centre) / spread
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How pictures become model inputs: side in pixels, the mean and spread of each channel, and augmentation."""
+
+    size: int
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    augment: Augment | None = None
+    fit: Fit = "crop"
+
+    def one(self, image: PIL.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """One picture as float32 [3, S, S]; it is augmented only where `rng` is given."""
+        if self.augment is not None and rng is not None:
+            image = self.augment(image, rng)
+        return normalise(to_array(fit_square(image, self.size, self.fit)), self.mean, self.std)
+
+
+def pixel_values(
+    images: Sequence[PIL.Image],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Callable[[PIL.Image], PIL.Image] | None = None,
+) -> torch.Tensor:
+    """RGB pictures as one tensor float32 [M, 3, size, size]: augmented, cut square, scaled to [0, 1], normalised.
+
+    Args:
+        augment: applied to each picture before it is resized; bind the generator, as in
+            `lambda image: Augment(0.9)(image, rng)`.
+    """
+    import torch
+
+    pixels = Pixels(size, tuple(mean), tuple(std))
+    arrays = [pixels.one(augment(image) if augment else image) for image in images]
+    return torch.from_numpy(np.stack(arrays) if arrays else np.zeros((0, 3, size, size), np.float32))

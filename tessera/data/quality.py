@@ -1,0 +1,114 @@
+"""What could not be used, counted and named; and the share past which a run must stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.errors import BadSample, DataError
+
+MAX_TEXT_BYTES = 100_000
+
+_log = logging.getLogger("tessera.data")
+
+
+def check_text(text: str) -> str:
+    """`text` itself, where it can be learned from.
+
+    Raises:
+        BadSample: it is empty or longer than 100 kB.
+    """
+    if not text.strip():
+        raise BadSample("the text is empty")
+    number = len(text.encode("utf-8", errors="replace"))
+    if number > MAX_TEXT_BYTES:
+        raise BadSample(f"a text of {number:,} bytes is over the limit of {MAX_TEXT_BYTES:,}")
+    return text
+
+
+def allowed(total: int, share: float = 0.001) -> int:
+    """How many of `total` samples may be bad: `share` of them, but at least 10, or half of a set under 20.
+
+    The floor lets a small folder live with a few broken files; the half makes sure that a set of nothing but broken
+    files stops.
+    """
+    return int(max(share * total, min(10, total / 2)))
+
+
+class SkipLog:
+    """The bad samples of a run, each named once in the log with its reason.
+
+    Args:
+        total: samples in the whole set.
+        share: the share of samples that may be bad; see `allowed` for small sets.
+    """
+
+    def __init__(self, total: int, share: float = 0.001) -> None:
+        self.total = total
+        self.share = share
+        self.bad: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def skip(self, name: str, reason: str, tried: int) -> None:
+        """Note one bad sample among `tried` different ones so far. A sample met again is not counted again.
+
+        Raises:
+            DataError: more are bad than `allowed`.
+        """
+        with self._lock:
+            if name in self.bad:
+                return
+            self.bad[name] = reason
+            count = len(self.bad)
+        _log.warning("skipped %s: %s", name, reason)
+        tried = max(count, min(tried, self.total))
+        limit = max(allowed(tried, self.share), min(10, self.total // 2))
+        if count > limit:
+            raise DataError(
+                f"{count} of {tried} samples could not be used, more than the {limit} allowed;"
+                f" the last was {name}: {reason}; repair or remove them"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The bad samples so far, as JSON."""
+        return {"bad": dict(self.bad)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a count where it was left."""
+        self.bad = dict(state["bad"])
+
+
+class Tally:
+    """What a reader left out while it listed a set: counts by reason, with the first few names."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count `name` as left out for `reason`."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        first = self.names.setdefault(reason, [])
+        if len(first) < 3:
+            first.append(name)
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def __str__(self) -> str:
+        """'2 no caption (a.png, b.png); 1 empty caption (c.png)', or 'nothing was left out'."""
+        parts = []
+        for reason, count in self.counts.items():
+            names = self.names[reason]
+            more = ", ..." if count > len(names) else ""
+            parts.append(f"{count} {reason} ({', '.join(names)}{more})")
+        return "; ".join(parts) or "nothing was left out"
+
+    def log(self, name: str, kept: int) -> None:
+        """Write what was kept and left out of the set `name` to the log."""
+        if self.counts:
+            _log.warning("%s: %d samples; left out: %s", name, kept, self)
+        else:
+            _log.info("%s: %d samples", name, kept)
