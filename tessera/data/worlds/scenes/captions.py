@@ -1,7 +1,7 @@
-"""Captions of a scene: one canonical sentence, and a table-driven grammar of short, dense and relational ones.
+"""Captions of a scene: one canonical sentence, and a grammar in tables of short, dense and relational ones.
 
-Sentences are lower case and spell as Americans do ("center"). Everything a caption says is true of its scene, and
-`mentions.mentioned_objects` reads it back exactly.
+Sentences are lower case and spell as Americans do ("center"). Everything a caption says is true of its scene,
+and `mentions.mentioned_objects` reads it back exactly.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tessera.data.worlds.scenes.words import (
     offset,
     pick,
     sequence,
+    weighted,
 )
 
 Style = Literal["canonical", "short", "dense", "relational"]
@@ -39,22 +40,32 @@ PHRASES = (
     ("{texture} {colour} {shape} of {size} size", frozenset({"size"})),
 )
 OPENERS = (
-    "", "", "a picture of ", "an image of ", "a drawing of ", "there is ", "here is ", "we see ", "you can see ",
-    "this picture shows ", "the image has ", "a scene with ", "{count}: ", "a picture with {count}: ",
+    "", "", "a picture of ", "an image of ", "a drawing of ", "there is ", "here is ", "we see ",
+    "you can see ", "this picture shows ", "the image has ", "a scene with ", "{count}: ", "a picture with
+    {count}: ",
 )  # fmt: skip
 PLAIN_ITEM = "{np} {place}"
-CLAUSES = ("{np} is {place}", "{np} sits {place}", "{place} is {np}", "{place} there is {np}", "{place}: {np}")
+CLAUSES = (
+    "{np} is {place}",
+    "{np} sits {place}",
+    "{place} is {np}",
+    "{place} there is {np}",
+    "{place}: {np}",
+)
 CLAUSE_OPENERS = ("", "", "in this picture ", "in the image ", "as drawn here, ")
 JOINS = ((", ", " and "), (", ", ", "), (" and ", " and "), ("; ", "; "), (", ", ", and "), (". ", ". "))
 ENDS = ("", ".")
-BACKGROUNDS = ("{text} on {a_ground} background", "{text} in front of {a_ground} background",
-               "{text}. the background is {ground}")  # fmt: skip
-FRONT_BACKGROUNDS = ("on {a_ground} background, {text}", "{a_ground} background with {text}")  # take no opener
+BACKGROUNDS = (
+    "{text} on {a_ground} background", "{text} in front of {a_ground} background",
+    "{text}. the background is {ground}",
+)  # fmt: skip
+FRONT_BACKGROUNDS = ("on {a_ground} background, {text}", "{a_ground} background with {text}")  # no opener
 
 UNARY = ("{a} is {place}", "{a} {place}", "{place} is {a}", "{place} there is {a}", "there is {a} {place}")
 PAIRS = (
     "{a} {ab} {b}", "{a} is {ab} {b}", "{a} sits {ab} {b}", "there is {a} {ab} {b}", "we see {a} {ab} {b}",
-    "{ab} {b} is {a}", "{ab} {b} there is {a}", "{b} with {a} {its}", "{b} has {a} {its}", "{b} and {its} {a}",
+    "{ab} {b} is {a}", "{ab} {b} there is {a}", "{b} with {a} {its}", "{b} has {a} {its}",
+    "{b} and {its} {a}",
 )  # fmt: skip
 CHAINS = (
     "{a} is {ab} {b}, which is {bc} {c}", "{a} {ab} {b}, itself {bc} {c}", "{a} is {ab} {b} and {ac} {c}",
@@ -178,8 +189,9 @@ def caption(scene: Scene, rng: np.random.Generator, style: Style = "short") -> s
     """A true sentence about the scene.
 
     Args:
-        style: "canonical"; "short" (every colour and shape, some of the rest); "dense" (everything, the background
-            included); "relational" (every colour and shape, relations of pairs, places of the rest).
+        style: "canonical"; "short" (every colour and shape, some of the rest); "dense" (everything,
+            the background too); "relational" (every colour and shape, relations of pairs, places of the
+            rest).
     """
     if style == "canonical":
         return canonical_caption(scene)
@@ -188,14 +200,16 @@ def caption(scene: Scene, rng: np.random.Generator, style: Style = "short") -> s
     return _render(_list_plan(scene, rng, style), scene, scene.objects)
 
 
-SWAPS = {"shape": 0.5, "colour": 0.2, "place": 0.15, "texture": 0.15}  # chances; shape is what models learn last
+# Chances of the swaps of `hard_negative`: shape is what models learn last.
+SWAPS = {"shape": 0.5, "colour": 0.2, "place": 0.15, "texture": 0.15}
 _NAMES = {"shape": SHAPES, "colour": COLOURS, "place": PLACES, "texture": TEXTURES}
 
 
 def attribute_swap(thing: SceneObject, attribute: str, rng: np.random.Generator) -> SceneObject:
     """The object with one attribute renamed (its geometry stays: only its words are of use).
 
-    A training combination never becomes a held-out one: else a contrastive loss would teach that those never occur.
+    A training combination never becomes a held-out one: else a contrastive loss would teach that those never
+    occur.
     """
     while True:
         name = pick(rng, _NAMES[attribute])
@@ -207,10 +221,10 @@ def attribute_swap(thing: SceneObject, attribute: str, rng: np.random.Generator)
 def hard_negative(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """A true caption, and the same sentence made false by one attribute word (two words for some places).
 
-    All objects of the caption are described to the same extent, so the changed list of descriptions cannot fit the
-    scene in another order.
+    All objects of the caption are described to the same extent, so the changed list of descriptions cannot
+    fit the scene in another order.
     """
-    attribute = str(rng.choice(list(SWAPS), p=list(SWAPS.values())))
+    attribute = weighted(rng, list(SWAPS), list(SWAPS.values()))
     plan = _list_plan(scene, rng, pick(rng, ("short", "short", "dense")), must=attribute)
     objects = list(scene.objects)
     index = int(rng.integers(len(objects)))

@@ -12,7 +12,8 @@ import numpy as np
 
 from tessera.data.worlds.scenes.graph import SIZE, Scene, SceneObject
 
-# Half the side, arm or span of each shape as a share of the object's radius, so that all six cover a similar area.
+# Half the side, arm or span of each shape as a share of the object's radius, so that all six cover a similar
+# area.
 _SQUARE, _DIAMOND, _CROSS_ARM, _CROSS_HALF_WIDTH = 0.86, 1.16, 1.0, 0.36
 _TRIANGLE = np.array([(0.0, -1.05), (1.02, 0.78), (-1.02, 0.78)])
 _FAR = 1.0  # depth of the background
@@ -133,7 +134,7 @@ def object_boxes(scene: Scene) -> np.ndarray:
 
 
 def depth(scene: Scene) -> np.ndarray:
-    """Distance from the viewer, float32 [H, W] in (0, 1]: 1 is the background, the front object is nearest."""
+    """Distance from the viewer, float32 [H, W] in (0, 1]: 1 is the background, the front object nearest."""
     field = np.full((SIZE, SIZE), _FAR, dtype=np.float32)
     for index, mask in enumerate(object_masks(scene)):
         field[mask] = 1 - (index + 1) / (len(scene.objects) + 1)

@@ -76,7 +76,8 @@ class Scene:
 def is_heldout(colour: str, shape: str, place: str) -> bool:
     """Whether this combination is kept out of training.
 
-    One triple in eleven, spread so that every colour, shape, place and every pair of two of them stays in training.
+    One triple in eleven, spread so that every colour, shape, place and every pair of two of them stays in
+    training.
     """
     code = 3 * COLOURS.index(colour) + 5 * SHAPES.index(shape) + PLACES.index(place)
     return code % 11 == 0
@@ -90,7 +91,7 @@ def place_object(rng: np.random.Generator, colour: str, shape: str, place: str) 
     """A new object of any size and texture, a little off the middle of its place."""
     size, texture = _pick(rng, SIZES), _pick(rng, TEXTURES)
     cell = PLACES.index(place)
-    dx, dy = rng.uniform(-JITTER, JITTER, size=2)
+    dx, dy = rng.uniform(-JITTER, JITTER, size=2).tolist()
     return SceneObject(
         colour, shape, size, texture, place,
         x=(cell % 3 + 0.5) * SIZE / 3 + dx,
@@ -119,6 +120,4 @@ def random_scene(
             if is_heldout(colour, shape, place) == (split == "heldout"):
                 break
         objects.append(place_object(rng, colour, shape, place))
-    return Scene(
-        tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31))
-    )
+    return Scene(tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31)))

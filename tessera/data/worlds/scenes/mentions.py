@@ -1,7 +1,7 @@
 """Read the objects back out of a caption: a small tolerant reader of the grammar in `captions`.
 
-It knows noun phrases ("a small red star with stripes") and the places said of them; anything else is passed over, so
-text that a model has made can be read as well.
+It knows noun phrases ("a small red star with stripes") and the places said of them; anything else is passed
+over, so text that a model has made can be read as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def _lexicon() -> dict[tuple[str, ...], tuple[str, str]]:
     entries |= {f"of {name} size": ("after_size", name) for name in SIZES}
     entries |= {f"with {noun}": ("after_texture", name) for name, noun in PATTERNS.items()}
     for place in PLACES:
-        for form in (*PLACE_FORMS[place], *(f"{start} the {place}" for start in ("at", "in", "on", "to", "near"))):
+        for form in (
+            *PLACE_FORMS[place],
+            *(f"{start} the {place}" for start in ("at", "in", "on", "to", "near")),
+        ):
             for tail in ("", " of the picture", " of the image", " corner", " side"):
                 entries[form + tail] = ("place", place)
     for forms in (*RELATIONS.values(), *ITS_RELATIONS.values()):
@@ -87,15 +90,17 @@ def _noun_phrase(tokens: list[tuple[str, str]], start: int) -> _Found | None:
 
 
 def _same(said: dict[str, str], other: dict[str, str]) -> bool:
-    return said["colour"] == other["colour"] and all(other.get(key, name) == name for key, name in said.items())
+    return said["colour"] == other["colour"] and all(
+        other.get(key, name) == name for key, name in said.items()
+    )
 
 
 def mentioned_objects(text: str) -> list[Mention]:
     """The objects that a caption names, in order of first mention.
 
     Returns:
-        (colour, shape, place or None, size or None, texture or None) for each. "The red star" after "a red star" is
-        the same object. Shapes without a colour are passed over.
+        (colour, shape, place or None, size or None, texture or None) for each. "The red star" after "a red
+        star" is the same object. Shapes without a colour are passed over.
     """
     tokens, found = _tokens(text), list[dict[str, str]]()
     ahead: str | None = None  # a place said before its object

@@ -1,8 +1,10 @@
-"""The words of the scenes world: articles, plurals, places and relations, as tables that writer and reader share."""
+"""Words of the scenes world: articles, plurals, places and relations, tables that writer and reader share."""
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -52,6 +54,12 @@ ITS_RELATIONS = {
 def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     """One of the choices, all equally likely."""
     return choices[int(rng.random() * len(choices))]
+
+
+def weighted(rng: np.random.Generator, choices: Sequence[T], weights: Sequence[float]) -> T:
+    """One of the choices, by weights of any sum."""
+    sums = list(accumulate(weights))
+    return choices[min(bisect(sums, rng.random() * sums[-1]), len(choices) - 1)]
 
 
 def article(phrase: str) -> str:
