@@ -43,18 +43,14 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         k, v = (_heads(part, self.heads) for part in self.kv(memory).chunk(2, dim=-1))
-        return self.out(
-            attend(_heads(self.q(x), self.heads), k, v).transpose(1, 2).flatten(2)
-        )
+        return self.out(attend(_heads(self.q(x), self.heads), k, v).transpose(1, 2).flatten(2))
 
 
 class DecoderBlock(GradientCheckpointingLayer):
     """x + self(norm x), x + cross(norm x, memory), x + mlp(norm x). Equals torch.nn.TransformerDecoderLayer with
     norm_first=True and activation='gelu'."""
 
-    def __init__(
-        self, width: int, heads: int, mlp_width: int, memory_width: int
-    ) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, memory_width: int) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(width)
         self.self_attention = SelfAttention(width, heads)
@@ -89,10 +85,7 @@ class DecoderStack(nn.Module):
         memory_width: int | None = None,
     ) -> None:
         super().__init__()
-        blocks = (
-            DecoderBlock(width, heads, mlp_width, memory_width or width)
-            for _ in range(depth)
-        )
+        blocks = (DecoderBlock(width, heads, mlp_width, memory_width or width) for _ in range(depth))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
 

@@ -19,9 +19,7 @@ from tessera.layers.attention import attend
 def qkv(length=7, keys=7, heads=4, groups=4, dtype=torch.float32, grad=False):
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, heads, length, 8), (2, groups, keys, 8), (2, groups, keys, 8))
-    return [
-        torch.randn(s, generator=draw).to(dtype).requires_grad_(grad) for s in shapes
-    ]
+    return [torch.randn(s, generator=draw).to(dtype).requires_grad_(grad) for s in shapes]
 
 
 def by_hand(q, k, v, allowed):
@@ -33,9 +31,7 @@ def by_hand(q, k, v, allowed):
 @pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize("kind", ["none", "causal", "shared", "own"])
 @pytest.mark.parametrize("products", [False, True])
-def test_both_kernels_equal_the_formula_in_value_and_gradient(
-    monkeypatch, products, kind, groups
-):
+def test_both_kernels_equal_the_formula_in_value_and_gradient(monkeypatch, products, kind, groups):
     monkeypatch.setattr(attention, "_products_are_faster", lambda *_: products)
     q, k, v = qkv(groups=groups, grad=True)
     tril = torch.ones(7, 7, dtype=torch.bool).tril()
@@ -64,9 +60,7 @@ def test_products_serve_only_short_bf16_training_on_cpu():
     assert attention._products_are_faster(*qkv(dtype=torch.bfloat16, grad=True))
     assert not attention._products_are_faster(*qkv(dtype=torch.bfloat16))
     assert not attention._products_are_faster(*qkv(grad=True))
-    assert not attention._products_are_faster(
-        *qkv(keys=513, dtype=torch.bfloat16, grad=True)
-    )
+    assert not attention._products_are_faster(*qkv(keys=513, dtype=torch.bfloat16, grad=True))
     with torch.no_grad():
         assert not attention._products_are_faster(*qkv(dtype=torch.bfloat16, grad=True))
 
@@ -103,13 +97,8 @@ def test_llama_gives_the_same_logits_as_with_sdpa(padded):
     ids = torch.arange(20).view(2, 10)
     mask = torch.ones_like(ids)
     mask[1, :3] = 1 - int(padded)
-    ours, theirs = (
-        tiny_llama(name)(ids, attention_mask=mask).logits
-        for name in ("tessera", "sdpa")
-    )
-    torch.testing.assert_close(
-        ours[mask.bool()], theirs[mask.bool()], atol=1e-5, rtol=1e-4
-    )
+    ours, theirs = (tiny_llama(name)(ids, attention_mask=mask).logits for name in ("tessera", "sdpa"))
+    torch.testing.assert_close(ours[mask.bool()], theirs[mask.bool()], atol=1e-5, rtol=1e-4)
 
 
 def test_llama_generates_the_same_tokens_with_a_static_cache():
@@ -120,9 +109,7 @@ def test_llama_generates_the_same_tokens_with_a_static_cache():
         "cache_implementation": "static",
         "disable_compile": True,
     }
-    assert torch.equal(
-        *(tiny_llama(name).generate(ids, **kwargs) for name in ("tessera", "sdpa"))
-    )
+    assert torch.equal(*(tiny_llama(name).generate(ids, **kwargs) for name in ("tessera", "sdpa")))
 
 
 def test_llama_takes_a_ready_4d_mask():
@@ -148,11 +135,7 @@ def test_clip_gives_the_same_features_as_with_sdpa():
             attn_implementation=name,
         )
         model = CLIPVisionModel(config).eval()
-        features.append(
-            model(
-                torch.linspace(-1, 1, 2 * 3 * 256).view(2, 3, 16, 16)
-            ).last_hidden_state
-        )
+        features.append(model(torch.linspace(-1, 1, 2 * 3 * 256).view(2, 3, 16, 16)).last_hidden_state)
     torch.testing.assert_close(*features, atol=1e-5, rtol=1e-4)
 
 

@@ -22,15 +22,9 @@ def copy_from_torch(stack: DecoderStack, reference: nn.TransformerDecoder) -> No
             mine.load_state_dict(theirs.state_dict())
         cross = layer.multihead_attn
         for name in ("weight", "bias"):
-            getattr(block.self_attention.qkv, name).data.copy_(
-                getattr(layer.self_attn, f"in_proj_{name}")
-            )
-            getattr(block.cross_attention.q, name).data.copy_(
-                getattr(cross, f"in_proj_{name}")[:width]
-            )
-            getattr(block.cross_attention.kv, name).data.copy_(
-                getattr(cross, f"in_proj_{name}")[width:]
-            )
+            getattr(block.self_attention.qkv, name).data.copy_(getattr(layer.self_attn, f"in_proj_{name}"))
+            getattr(block.cross_attention.q, name).data.copy_(getattr(cross, f"in_proj_{name}")[:width])
+            getattr(block.cross_attention.kv, name).data.copy_(getattr(cross, f"in_proj_{name}")[width:])
     stack.norm.load_state_dict(reference.norm.state_dict())
 
 
@@ -49,9 +43,7 @@ def test_stack_equals_torch_transformer_decoder_with_the_same_weights_and_mask(
     copy_from_torch(stack, reference)
     x, memory = torch.randn(2, 6, 32), torch.randn(2, 9, 32)
     mask = nn.Transformer.generate_square_subsequent_mask(6)
-    torch.testing.assert_close(
-        stack(x, memory), reference(x, memory, tgt_mask=mask), atol=2e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(stack(x, memory), reference(x, memory, tgt_mask=mask), atol=2e-5, rtol=1e-4)
 
 
 def test_published_size_counts_exactly():
@@ -60,9 +52,7 @@ def test_published_size_counts_exactly():
         layer = nn.TransformerDecoderLayer(1024, 16, 4096, batch_first=True)
         reference = nn.TransformerDecoder(layer, 12, norm=nn.LayerNorm(1024))
         narrow = DecoderStack(768, 12, 12, 3072)
-    counts = [
-        sum(p.numel() for p in m.parameters()) for m in (stack, reference, narrow)
-    ]
+    counts = [sum(p.numel() for p in m.parameters()) for m in (stack, reference, narrow)]
     assert counts == [201_562_112, 201_562_112, 113_422_848]
 
 
