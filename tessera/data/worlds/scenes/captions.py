@@ -41,8 +41,8 @@ PHRASES = (
 )
 OPENERS = (
     "", "", "a picture of ", "an image of ", "a drawing of ", "there is ", "here is ", "we see ",
-    "you can see ", "this picture shows ", "the image has ", "a scene with ", "{count}: ", "a picture with
-    {count}: ",
+    "you can see ", "this picture shows ", "the image has ", "a scene with ", "{count}: ",
+    "a picture with {count}: ",
 )  # fmt: skip
 PLAIN_ITEM = "{np} {place}"
 CLAUSES = (

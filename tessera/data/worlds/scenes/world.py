@@ -39,8 +39,7 @@ class ScenesWorld:
         counts: chances of 1, 2, ... objects in a picture; they sum to 1.
         captions: chances of the caption styles in "pairs"; None is a mixture of all.
         captions_each, questions_each: samples of "pairs" and "questions" for one picture. Sample i is about
-        picture
-            i modulo the number of pictures.
+            picture i modulo the number of pictures.
 
     Raises:
         UserError: a value above makes no sense.
