@@ -1,1 +1,26 @@
-"""Tessera: a picture is one more kind of word."""
+"""Tessera: a picture is one more kind of word.
+
+`tessera.load(folder)` gives a trained model that captions, answers, draws and chats. Importing the package is
+cheap: the heavy libraries come with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tessera.assistant import load as load
+
+__version__ = "0.1.0"
+_HOME = {"load": "tessera.assistant"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'tessera' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -55,7 +55,7 @@ _SAME = {  # couples that Unicode spells both as one code point and as a sequenc
 
 
 def family(sequence: str) -> str:
-    """The base emoji that `sequence` is a variant of: without skin tone, gender, hair, direction and picture style."""
+    """The base emoji that `sequence` is a variant of: without skin tone, gender, hair and direction."""
     bare = _CHILD.sub(_ANY_CHILD, _ADULT.sub(_PERSON, _MODIFIERS.sub("", sequence)))
     return _SAME.get(bare, bare) or sequence
 
@@ -119,7 +119,7 @@ def _sorted_into_group(sequence: str) -> Emoji:
 
 
 def _joined(pictures: dict[str, str]) -> dict[str, str]:
-    """Base emoji -> the name of its family, where bases that share one picture (some flags) are one family."""
+    """Base emoji -> the name of its family: bases that share one picture (some flags) are one family."""
     leader: dict[str, str] = {}
 
     def lead(base: str) -> str:
@@ -143,9 +143,10 @@ def _held_out(name: str) -> bool:
 class EmojiWorld:
     """Emoji of this machine's colour font as Samples, drawn `size` pixels square on plain backgrounds.
 
-    Tasks: `pairs` (Image, Text name or alias) and `names` (Image, "What is this in French?", its name) for each of
-    `languages`. In training each emoji is seen in `views` drawings, which differ in background, place and scale.
-    The split is by base emoji: a variant (skin tone, gender, direction) or a twin picture never crosses it.
+    Tasks: `pairs` (Image, Text name or alias) and `names` (Image, "What is this in French?", its name) for
+    each of `languages`. In training each emoji is seen in `views` drawings, which differ in background, place
+    and scale. The split is by base emoji: a variant (skin tone, gender, direction) or a twin picture never
+    crosses it.
 
     Raises:
         UserError: no colour emoji font is found, or a language is unknown.
@@ -200,10 +201,11 @@ class EmojiWorld:
             entry["status"] == unicode_emoji.STATUS["fully_qualified"]
             for entry in unicode_emoji.EMOJI_DATA.values()
         )
-        text = f"{found} of {known} emoji, {len({one.base for one in self.emoji})} base emoji, from {self.font.path}"
-        if not self.font.shapes_sequences:
-            text += "; sequences of several code points are left out, as Pillow finds no FriBiDi (Debian: libfribidi0)"
-        return text
+        bases = len({one.base for one in self.emoji})
+        text = f"{found} of {known} emoji, {bases} base emoji, from {self.font.path}"
+        if self.font.shapes_sequences:
+            return text
+        return f"{text}; sequences are left out, as Pillow finds no FriBiDi (Debian: package libfribidi0)"
 
     def source(self, task: str, split: Split = "train") -> Source:
         """The samples of one task.

@@ -1,7 +1,8 @@
 """The machine's colour emoji font: where it is, which emoji it has, and their pictures.
 
-Pillow draws the glyphs. Sequences of several code points (flags, families, skin tones) need its Raqm layout, which
-the Pillow wheels carry but which looks for the FriBiDi library at run time; without it only single glyphs are found.
+Pillow draws the glyphs. Sequences of several code points (flags, families, skin tones) need its Raqm layout,
+which the Pillow wheels carry but which looks for the FriBiDi library at run time; without it only emoji of
+one code point are found.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,23 +131,19 @@ class EmojiFont:
     def index(self, sequences: Sequence[str]) -> dict[str, str]:
         """Those of `sequences` that the font has, each with a hash of its picture.
 
-        Drawing all takes some seconds, so the answer is kept in the user's cache folder, named by what it depends on.
+        Drawing all takes some seconds, so the answer is kept in the user's cache folder.
         """
         notdef = hashlib.sha256(self.picture("\U0010fffd").tobytes()).hexdigest()[:16]
         asked = "\n".join(
             (self.digest, str(self.shapes_sequences), features.version("pil") or "", *sequences)
         )
         file = _cache_folder() / f"emoji-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
-        try:
+        with suppress(OSError, ValueError):  # not written yet, or by a run that was stopped
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            pass
         pictures = {
             s: hashlib.sha256(self.picture(s).tobytes()).hexdigest()[:16] for s in sequences if self.has(s)
         }
         found = {s: digest for s, digest in pictures.items() if digest != notdef}
-        try:
+        with suppress(OSError, UserError):  # a read-only home costs the next start some seconds, nothing else
             write_json(file, found)
-        except (OSError, UserError):  # a read-only home costs the next start some seconds, nothing else
-            pass
         return found
