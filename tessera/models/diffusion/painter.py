@@ -1,0 +1,240 @@
+"""Painter: a latent diffusion model that paints from two conditions, words and picture tokens (VL-GPT section 2, 7).
+
+U-Net, autoencoder and scheduler are diffusers' own; the decoupled cross-attention is IP-Adapter's. At mini size the
+U-Net sees, beside the latents, fixed sine channels that say where each position lies.
+
+Shape legend: B pictures, H = W pixels; latents [B, Z, h, w]; T words and Q picture tokens of D channels each;
+N patch states of V channels from the image encoder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.embeddings import IPAdapterPlusImageProjection
+from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tessera.errors import CheckpointError, UserError
+from tessera.files import atomic_folder
+from tessera.models.diffusion import adapter
+from tessera.models.diffusion.positions import sine_grid
+
+ADAPTER_FILE = "image_projection/diffusion_pytorch_model.safetensors"
+NULL_FILE = "null_conditions.safetensors"
+
+
+class Painter(nn.Module):
+    """U-Net, autoencoder, scheduler and Resampler as one.
+
+    Args:
+        unet: takes Z latent channels, and 4 n position channels where its `in_channels` is larger than Z.
+        image_projection: the Resampler of the image condition; `adapter.install` must have been called on `unet`.
+        null_text: [T, D], text states of the empty prompt: what guidance leads away from.
+        null_patches: [N, V], patch states of the all-zero picture, IP-Adapter's null image.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderTiny | AutoencoderKL,
+        scheduler: DDIMScheduler,
+        image_projection: IPAdapterPlusImageProjection,
+        null_text: Tensor,
+        null_patches: Tensor,
+    ):
+        super().__init__()
+        self.unet, self.vae, self.scheduler, self.image_projection = unet, vae, scheduler, image_projection
+        side = unet.config.sample_size
+        extra = unet.config.in_channels - unet.config.out_channels
+        self.register_buffer("positions", sine_grid(extra, side, side), persistent=False)
+        self.register_buffer("null_text", null_text)
+        self.register_buffer("null_patches", null_patches)
+
+    # ---- conditions and latents
+
+    def image_condition(self, patch_states: Tensor) -> Tensor:
+        """The image condition e_v [B, Q, D] of patch states [B, N, V] (VL-GPT section 2, reading i)."""
+        return self.image_projection(patch_states)
+
+    def null_conditions(self, size: int) -> tuple[Tensor, Tensor]:
+        """Text [size, T, D] and picture tokens [size, Q, D] that say nothing."""
+        image = self.image_condition(self.null_patches[None])
+        return self.null_text.expand(size, -1, -1), image.expand(size, -1, -1)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents [B, Z, h, w], of about unit spread, of pictures [B, 3, H, W] in [-1, 1]."""
+        encoded = self.vae.encode(pictures)
+        latents = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mode()
+        return latents * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in about [-1, 1]."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+
+    # ---- training
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """What the U-Net says of noisy latents [B, Z, h, w] at timesteps [B]: latents or noise, as the scheduler has it.
+
+        Args:
+            text: [B, T, D].
+            image: [B, Q, D].
+        """
+        if self.positions.shape[0]:
+            noisy = torch.cat([noisy, self.positions.to(noisy.dtype).expand(len(noisy), -1, -1, -1)], dim=1)
+        return self.unet(noisy, timesteps, (text, [image]), return_dict=False)[0]
+
+    def denoising_loss(
+        self, latents: Tensor, text: Tensor, image: Tensor, generator: torch.Generator, *, centre: float = 0.0
+    ) -> tuple[Tensor, int]:
+        """Squared error of the prediction, as (sum, number of values).
+
+        Noise levels are logit-normal: log(noise / signal) has mean `centre` and spread 1. Random numbers are drawn on
+        the generator's device.
+        """
+        levels = torch.randn(len(latents), generator=generator, device=generator.device) + centre
+        steps = self.timesteps_at(levels).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
+        noisy = self.scheduler.add_noise(latents, noise, steps)
+        target = latents if self.scheduler.config.prediction_type == "sample" else noise
+        error = self.predict(noisy, steps, text, image).float() - target.float()
+        return error.square().sum(), error.numel()
+
+    def timesteps_at(self, levels: Tensor) -> Tensor:
+        """The timesteps, int [B], whose log(noise / signal) is nearest above `levels`, float [B]."""
+        signal = self.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
+        known = 0.5 * ((1 - signal) / signal).log()
+        return torch.searchsorted(known, levels.double().cpu()).clamp(max=len(known) - 1)
+
+    # ---- sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text: Tensor,
+        image: Tensor,
+        *,
+        steps: int = 20,
+        guidance: float = 3.0,
+        image_scale: float = 1.0,
+        generator: torch.Generator | list[torch.Generator],
+    ) -> Tensor:
+        """Latents [B, Z, h, w] painted from text [B, T, D] and picture tokens [B, Q, D]; see `paint`."""
+        size, side = len(text), self.unet.config.sample_size
+        null_text, null_image = self.null_conditions(size)
+        text, image = torch.cat([null_text.to(text), text]), torch.cat([null_image.to(image), image])
+        shape = (size, self.unet.config.out_channels, side, side)
+        latents = randn_tensor(shape, generator=generator, device=text.device, dtype=text.dtype)
+        self.scheduler.set_timesteps(steps, device=text.device)
+        latents = latents * self.scheduler.init_noise_sigma
+        adapter.set_image_scale(self.unet, image_scale)
+        try:
+            for step in self.scheduler.timesteps:
+                both = torch.cat([latents, latents])
+                without, given = self.predict(both, step.expand(2 * size), text, image).chunk(2)
+                guided = without + guidance * (given - without)
+                latents = self.scheduler.step(guided, step, latents).prev_sample
+        finally:
+            adapter.set_image_scale(self.unet, 1.0)
+        return latents
+
+    @torch.no_grad()
+    def paint(
+        self,
+        text_condition: Tensor,
+        image_condition: Tensor,
+        *,
+        steps: int = 20,
+        guidance: float = 3.0,
+        image_scale: float = 1.0,
+        generator: torch.Generator | list[torch.Generator],
+    ) -> np.ndarray:
+        """Pictures, uint8 [B, H, W, 3].
+
+        Args:
+            text_condition: e_t or its estimate z_t, [B, T, D].
+            image_condition: e_v or its estimate z_v, [B, Q, D].
+            guidance: how far to go from what no condition gives towards what these give; 1 is no guidance.
+            image_scale: weight of the picture tokens beside the words; at 0 they are not looked at.
+            generator: one for the whole batch, or one a picture, which makes a picture independent of its batch.
+
+        Raises:
+            UserError: a condition is not of this painter's width, or steps are fewer than one.
+        """
+        width = self.unet.config.cross_attention_dim
+        for name, condition in (("text", text_condition), ("image", image_condition)):
+            if condition.shape[-1] != width:
+                raise UserError(f"the {name} condition is {condition.shape[-1]} wide; this painter takes {width}")
+        if steps < 1:
+            raise UserError(f"painting takes at least 1 step, not {steps}")
+        latents = self.sample(
+            text_condition, image_condition,
+            steps=steps, guidance=guidance, image_scale=image_scale, generator=generator,
+        )  # fmt: skip
+        pictures = self.decode(latents).float().clamp(-1, 1).add(1).mul(127.5).round().byte()
+        return pictures.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+
+    # ---- files
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write unet/, vae/, scheduler/ as diffusers does, and the rest in the layout of an IP-Adapter Plus file."""
+        with atomic_folder(path) as folder:
+            added = tuple(name for name, _ in self.unet.named_parameters() if ".processor." in name)
+            plain = {name: value for name, value in self.unet.state_dict().items() if name not in added}
+            self.unet.save_config(folder / "unet")
+            save_file(plain, folder / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+            self.vae.save_pretrained(folder / "vae")
+            self.scheduler.save_pretrained(folder / "scheduler")
+            (folder / ADAPTER_FILE).parent.mkdir()
+            save_file(adapter.adapter_state(self.unet, self.image_projection), folder / ADAPTER_FILE)
+            nulls = {"text": self.null_text, "patches": self.null_patches}
+            save_file({name: value.contiguous() for name, value in nulls.items()}, folder / NULL_FILE)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> Painter:
+        """The painter that `save_pretrained` wrote.
+
+        Raises:
+            CheckpointError: a part is missing, damaged, pickled, or of another model.
+        """
+        path = Path(path)
+        unet, vae, scheduler = load_parts(path, dtype)
+        projection = adapter.attach(unet, adapter.read_adapter(path / ADAPTER_FILE))
+        try:
+            nulls = load_file(path / NULL_FILE)
+            null_text, null_patches = nulls["text"], nulls["patches"]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise CheckpointError(f"{path / NULL_FILE} is missing or damaged: {error}") from error
+        return cls(unet, vae, scheduler, projection, null_text.to(dtype), null_patches.to(dtype)).eval()
+
+
+def load_parts(
+    path: Path, dtype: torch.dtype = torch.float32
+) -> tuple[UNet2DConditionModel, AutoencoderTiny | AutoencoderKL, DDIMScheduler]:
+    """U-Net, autoencoder and scheduler of a folder with unet/, vae/ and scheduler/, safetensors only.
+
+    Raises:
+        CheckpointError: one is missing, damaged or pickled.
+    """
+    for part in ("unet", "vae", "scheduler"):
+        if not (path / part).is_dir():
+            raise CheckpointError(f"{path} has no folder {part!r}: it is not a diffusion model in diffusers' layout")
+    try:
+        kind = AutoencoderKL.load_config(path / "vae")["_class_name"]
+        autoencoder = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind]
+        options = {"use_safetensors": True, "torch_dtype": dtype, "local_files_only": True}
+        unet = UNet2DConditionModel.from_pretrained(path / "unet", **options)
+        vae = autoencoder.from_pretrained(path / "vae", **options)
+        scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
+    except KeyError as error:
+        raise CheckpointError(f"{path / 'vae'} is an autoencoder of an unknown kind: {error}") from error
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be loaded as a diffusion model in safetensors: {reason}") from error
+    return unet, vae, scheduler
