@@ -1,0 +1,89 @@
+"""`tessera zoo build NAME`: train a mini part, judge it, and write it with its card."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import UserError, nearest
+from tessera.files import atomic_folder, sha256, write_json, write_text
+from tessera.study.machine import describe_machine
+from tessera.zoo.parts import CARD
+from tessera.zoo.recipe import Recipe
+
+RECIPES = {name: f"tessera.zoo.{name}" for name in ("clip", "lm", "autoencoder", "diffusion")}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of `mini/NAME`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe {name!r}{nearest(name, RECIPES)}")
+    return importlib.import_module(RECIPES[name]).RECIPE
+
+
+def build(
+    name: str, out: str | Path, *, seed: int = 0, steps: int | None = None, resume: bool = False
+) -> dict[str, Any]:
+    """Train a part in `out`/run and write it, with its card, to `out`/NAME. Returns the card.
+
+    Raises:
+        UserError: an unknown part, or `out` holds a run and `resume` is off.
+    """
+    from tessera.train.engine import Trainer
+
+    chosen = recipe(name)
+    steps = steps or chosen.steps
+    out = Path(out)
+    trainer = Trainer(out / "run", config={"recipe": name, "steps": steps}, seed=seed, resume=resume)
+    started = time.monotonic()
+    stages = []
+
+    def staged():
+        stages.append(chosen.stage(seed, steps))
+        yield stages[0]
+
+    trainer.run(staged(), total_steps=steps)
+    seconds = time.monotonic() - started
+    with atomic_folder(out / name) as folder:
+        chosen.save(stages[0].model, folder)
+        card = judge(chosen, folder) | {"seed": seed, "steps": steps, "seconds": round(seconds), "resumed": resume}
+        write_card(card, folder)
+    return card
+
+
+def judge(chosen: Recipe, folder: Path) -> dict[str, Any]:
+    """Scores of a saved part on what it never saw, and whether it passes its gates."""
+    scores = chosen.scores(folder)
+    return {
+        "part": f"mini/{chosen.name}",
+        "about": chosen.about,
+        "machine": describe_machine(),
+        "scores": {name: estimate.to_json() for name, estimate in scores.items()},
+        "gates": {
+            name: {"least": least, "passes": scores[name].value >= least} for name, least in chosen.gates.items()
+        },
+    }
+
+
+def write_card(card: dict[str, Any], folder: Path) -> None:
+    """`card.json`, and the same as a page, beside the hashes of the files."""
+    files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*.safetensors"))}
+    write_json(folder / CARD, card | {"files": files})
+    rows = [
+        f"| {name} | {score['value']:.4g} | [{score['low']:.4g}, {score['high']:.4g}] | {score['n']} |"
+        for name, score in card["scores"].items()
+    ]
+    lines = [
+        f"# {card['part']}", "", f"{card['about'].capitalize()}.", "",
+        f"Built by `tessera zoo build {card['part'].removeprefix('mini/')} --seed {card['seed']}"
+        f" --steps {card['steps']}` in {card['seconds']} s on {card['machine']['cpu']}"
+        f" ({card['machine']['cores']} cores).", "",
+        "| held-out score | value | 95 % interval | n |", "|---|---|---|---|", *rows, "",
+    ]  # fmt: skip
+    write_text(folder / "README.md", "\n".join(lines))

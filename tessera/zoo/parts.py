@@ -1,0 +1,42 @@
+"""Pretrained parts by name: `mini/...` ship inside the package, every other name is a folder or a published one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import UserError, nearest
+
+SHIPPED = Path(__file__).parent / "parts"
+CARD = "card.json"
+PREFIX = "mini/"
+
+
+def shipped() -> list[str]:
+    """Names of the parts inside the package, as `mini/NAME`."""
+    return sorted(PREFIX + card.parent.name for card in SHIPPED.glob(f"*/{CARD}"))
+
+
+def locate(name: str) -> str:
+    """Where `from_pretrained` finds a part: a folder of the package for `mini/NAME`, else the name as it is.
+
+    Raises:
+        UserError: an unknown mini part.
+    """
+    if not name.startswith(PREFIX):
+        return name
+    folder = SHIPPED / name.removeprefix(PREFIX)
+    if not folder.is_dir():
+        raise UserError(f"there is no mini part {name!r}{nearest(name, shipped())}")
+    return str(folder)
+
+
+def card(name: str) -> dict[str, Any]:
+    """What the card of a mini part says: recipe, seed, steps, time, machine, scores with intervals, gates."""
+    return json.loads((Path(locate(name)) / CARD).read_text(encoding="utf-8"))
+
+
+def list_parts() -> list[dict[str, Any]]:
+    """The cards of all mini parts, each with its name."""
+    return [{"name": name, **card(name)} for name in shipped()]
