@@ -1,0 +1,148 @@
+"""What a run says: metrics to a file, timings to another, progress to the terminal.
+
+`metrics.jsonl` holds only what follows from data, seed and settings, so a resumed run has the same file, byte
+for byte, as one that was never stopped. `timings.jsonl` holds the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from tessera.errors import UserError
+from tessera.files import write_text
+
+PLAIN_SECONDS = 10.0  # between two progress lines where standard error is no terminal
+
+
+def cut(file: Path, step: int) -> None:
+    """Drop the lines of `file` after `step`, and a last line that was cut short."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                continue
+        except (ValueError, KeyError, TypeError):
+            continue
+        kept.append(line + "\n")
+    write_text(file, "".join(kept))
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl` and `timings.jsonl` of a run folder, and to TensorBoard where asked.
+
+    Args:
+        step: the step that the run goes on from; later lines are cut.
+
+    Raises:
+        UserError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, out: Path, step: int, tensorboard: bool = False):
+        out.mkdir(parents=True, exist_ok=True)
+        self._files: list[TextIO] = []
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            cut(out / name, step)
+            self._files.append((out / name).open("a", encoding="utf-8"))
+        self._board = _open_board(out / "tensorboard", step) if tensorboard else None
+
+    def write(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """One line in each file, flushed. Both mappings hold `step` and `stage`."""
+        for file, record in zip(self._files, (metrics, timing), strict=True):
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+        if self._board is not None:
+            for key, value in (*metrics.items(), *timing.items()):
+                if isinstance(value, (int, float)) and key != "step":
+                    self._board.add_scalar(f"{metrics['stage']}/{key}", value, metrics["step"])
+
+    def sync(self) -> None:
+        """Bring the lines to the disk: called before each checkpoint, which promises them."""
+        for file in self._files:
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "TensorBoard is not installed; pip install tensorboard, or leave tensorboard off"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+class Reporter:
+    """Progress on standard error: a live bar in a terminal, else one plain line every ten seconds.
+
+    Speed is a running mean. Time left counts the steps of all stages that are known, at the speed of this
+    one.
+    """
+
+    def __init__(self, active: bool):
+        self.active = active
+        self.console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._seconds = 0.0
+        self._spoke = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        if not self.active:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def start(self, stage: str, done: int, steps: int) -> None:
+        """A stage begins, `done` of its `steps` being behind it."""
+        self._seconds = 0.0
+        if self.active and self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+            self._bar = Progress(*columns, console=self.console)
+            self._task = self._bar.add_task(stage, total=steps, completed=done, text="")
+            self._bar.start()
+
+    def step(self, stage: str, done: int, steps: int, left: int, loss: float, seconds: float) -> None:
+        """A step ended that took `seconds`; `left` steps are still to do in all stages."""
+        self._seconds = seconds if not self._seconds else 0.95 * self._seconds + 0.05 * seconds
+        speed, time_left = 1 / self._seconds, clock(left * self._seconds)
+        text = f"{done}/{steps} loss {loss:.4f} {speed:.2f} steps/s {time_left} left"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, text=text)
+        elif self.active and (time.monotonic() - self._spoke > PLAIN_SECONDS or done == steps):
+            self._spoke = time.monotonic()
+            self.note(f"{stage} {text}")
+
+    def stop(self) -> None:
+        """The stage ended, one way or another."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
