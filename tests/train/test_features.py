@@ -1,0 +1,36 @@
+import numpy as np
+import torch
+
+from tessera.data.sample import Image
+from tessera.train.features import FeatureStore
+
+
+def picture(value: int, key: str | None) -> Image:
+    return Image(np.full((2, 2, 3), value, np.uint8), key=key)
+
+
+class Encoder:
+    def __init__(self):
+        self.calls: list[int] = []
+
+    def __call__(self, images):
+        self.calls.append(len(images))
+        return torch.tensor([[float(image.source[0, 0, 0]) / 3] for image in images])
+
+
+def test_a_picture_is_encoded_once_and_a_keyless_one_each_time():
+    encoder = Encoder()
+    store = FeatureStore(encoder)
+    first = store([picture(1, "a"), picture(2, None), picture(1, "a")])
+    again = store([picture(2, None), picture(1, "a")])
+    assert encoder.calls == [2, 1]
+    assert torch.equal(first[0], first[2])
+    assert torch.equal(again, torch.stack([first[1], first[0]]))
+
+
+def test_features_do_not_depend_on_what_is_remembered():
+    full, empty = FeatureStore(Encoder()), FeatureStore(Encoder(), limit=0)
+    images = [picture(value, str(value)) for value in range(5)]
+    full(images)
+    assert torch.equal(full(images), empty(images))
+    assert torch.equal(empty(images), empty(images))
