@@ -2,7 +2,8 @@
 
 Every picture becomes 8-bit RGB:
 - EXIF rotation is applied, then Pillow's `convert("RGB")`: CMYK, grey and palette pictures become their colours;
-- transparency is dropped, which leaves the colours stored under it (composite beforehand for another backdrop);
+- transparency is dropped, which leaves the colours stored under it (composite beforehand for another
+  backdrop);
 - 16-bit grey keeps its high byte (Pillow's own conversion would clip nearly all of it to white);
 - of an animated picture the first frame is taken.
 
@@ -18,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 from PIL import Image as PIL
 
 from tessera.errors import BadSample
@@ -33,7 +42,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 Fit = Literal["crop", "squash"]
 
-# Formats are told apart here and opened by their own class, so that no other decoder of Pillow is ever started.
+# Formats are told apart here and opened by their own class, so that no other decoder of Pillow is ever
+# started.
 _OPENERS: tuple[tuple[Callable[[bytes], bool], Callable[..., ImageFile.ImageFile]], ...] = (
     (lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
     (lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
@@ -44,20 +54,23 @@ _OPENERS: tuple[tuple[Callable[[bytes], bool], Callable[..., ImageFile.ImageFile
 
 
 def open_image(
-    source: PIL.Image | np.ndarray | str | Path | bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: PIL.Image | np.ndarray | str | Path | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
 ) -> PIL.Image:
     """The picture as 8-bit RGB, by the rules at the head of this file.
 
     Args:
-        source: a PIL image, an array uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a path, or a file's bytes.
+        source: a PIL image, an array uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a path, or a file's
+            bytes.
 
     Raises:
-        BadSample: missing, empty, over a limit, of another format, cut short or damaged. Size is read from the
-            header, before any pixel is decoded.
+        BadSample: missing, empty, over a limit, of another format, cut short or damaged. Size is read from
+            the header, before any pixel is decoded.
     """
     if isinstance(source, PIL.Image):
-        _check_pixels(source.size, "a picture in memory", max_pixels)
-        return _to_rgb(source)
+        return _loaded(source, "a picture in memory", max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, bytes):
@@ -97,14 +110,26 @@ def _decode(file: io.BufferedIOBase, name: str, max_pixels: int) -> PIL.Image:
     if opener is None:
         raise BadSample(f"{name}: not a readable PNG, JPEG, WEBP, GIF or BMP")
     try:
-        image = opener(file)
-        _check_pixels(image.size, name, max_pixels)
-        image.load()
-        return _to_rgb(image)
+        return _loaded(opener(file), name, max_pixels)
     except (BadSample, MemoryError):
         raise
     except Exception:  # decoders raise a dozen kinds of error on damaged files; their texts are not for users
-        raise BadSample(f"{name}: the picture is cut short or damaged") from None
+        raise _damaged(name) from None
+
+
+def _loaded(image: PIL.Image, name: str, max_pixels: int) -> PIL.Image:
+    _check_pixels(image.size, name, max_pixels)
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:  # as above
+        raise _damaged(name) from None
+    return _to_rgb(image)
+
+
+def _damaged(name: str) -> BadSample:
+    return BadSample(f"{name}: the picture is cut short or damaged")
 
 
 def _to_rgb(image: PIL.Image) -> PIL.Image:
@@ -119,7 +144,11 @@ def _to_rgb(image: PIL.Image) -> PIL.Image:
 
 def _from_array(array: np.ndarray, max_pixels: int) -> PIL.Image:
     name = f"an array of shape {tuple(array.shape)} and type {array.dtype}"
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
+    ):
         raise BadSample(f"{name}: a picture is uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
     _check_pixels((array.shape[1], array.shape[0]), name, max_pixels)
     if array.ndim == 2:
@@ -129,8 +158,8 @@ def _from_array(array: np.ndarray, max_pixels: int) -> PIL.Image:
 
 
 def fit_square(image: PIL.Image, size: int, how: Fit = "crop") -> PIL.Image:
-    """`image` as `size` x `size` pixels, bicubic. "crop" resizes the short side and cuts the middle out (as CLIP
-    does); "squash" resizes both sides and so changes proportions."""
+    """`image` as `size` x `size` pixels, bicubic. "crop" resizes the short side and cuts the middle out (as
+    CLIP does); "squash" resizes both sides and so changes proportions."""
     if image.size == (size, size):
         return image
     if how == "squash":
@@ -177,7 +206,8 @@ def normalise(array: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
 
 @dataclass(frozen=True)
 class Pixels:
-    """How pictures become model inputs: side in pixels, the mean and spread of each channel, and augmentation."""
+    """How pictures become model inputs: side in pixels, the mean and spread of each channel, and
+    augmentation."""
 
     size: int
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
@@ -199,7 +229,8 @@ def pixel_values(
     std: Sequence[float],
     augment: Callable[[PIL.Image], PIL.Image] | None = None,
 ) -> torch.Tensor:
-    """RGB pictures as one tensor float32 [M, 3, size, size]: augmented, cut square, scaled to [0, 1], normalised.
+    """RGB pictures as one tensor float32 [M, 3, size, size]: augmented, cut square, scaled to [0, 1],
+    normalised.
 
     Args:
         augment: applied to each picture before it is resized; bind the generator, as in

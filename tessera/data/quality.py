@@ -18,23 +18,26 @@ def check_text(text: str) -> str:
     """`text` itself, where it can be learned from.
 
     Raises:
-        BadSample: it is empty or longer than 100 kB.
+        BadSample: it is empty, longer than 100 kB, or not valid Unicode.
     """
     if not text.strip():
         raise BadSample("the text is empty")
-    number = len(text.encode("utf-8", errors="replace"))
+    try:
+        number = len(text.encode("utf-8"))
+    except UnicodeEncodeError:  # half of a surrogate pair, as a broken JSON escape leaves it
+        raise BadSample("the text is not valid Unicode") from None
     if number > MAX_TEXT_BYTES:
         raise BadSample(f"a text of {number:,} bytes is over the limit of {MAX_TEXT_BYTES:,}")
     return text
 
 
-def allowed(total: int, share: float = 0.001) -> int:
-    """How many of `total` samples may be bad: `share` of them, but at least 10, or half of a set under 20.
+def allowed(tried: int, total: int, share: float = 0.001) -> int:
+    """How many of `tried` samples, out of a set of `total`, may be bad.
 
-    The floor lets a small folder live with a few broken files; the half makes sure that a set of nothing but broken
-    files stops.
+    It is `share` of those tried, but at least 10, or half of a set under 20: a small folder lives with a few
+    broken files, and a set of nothing but broken files stops.
     """
-    return int(max(share * total, min(10, total / 2)))
+    return int(max(share * tried, min(10, total / 2)))
 
 
 class SkipLog:
@@ -64,7 +67,7 @@ class SkipLog:
             count = len(self.bad)
         _log.warning("skipped %s: %s", name, reason)
         tried = max(count, min(tried, self.total))
-        limit = max(allowed(tried, self.share), min(10, self.total // 2))
+        limit = allowed(tried, self.total, self.share)
         if count > limit:
             raise DataError(
                 f"{count} of {tried} samples could not be used, more than the {limit} allowed;"
