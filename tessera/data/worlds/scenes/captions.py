@@ -31,8 +31,13 @@ Style = Literal["canonical", "short", "dense", "relational"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
 # What a noun phrase may say beside colour and shape, and the forms that need it said.
-EXTRAS = (frozenset(), frozenset({"size"}), frozenset({"texture"}), frozenset({"size", "texture"}))
-PHRASES = (
+EXTRAS: tuple[frozenset[str], ...] = (
+    frozenset(),
+    frozenset({"size"}),
+    frozenset({"texture"}),
+    frozenset({"size", "texture"}),
+)
+PHRASES: tuple[tuple[str, frozenset[str]], ...] = (
     ("{size} {texture} {colour} {shape}", frozenset()),
     ("{size} {texture} {shape} in {colour}", frozenset()),
     ("{size} {colour} {texture} {shape}", frozenset({"texture"})),

@@ -79,9 +79,28 @@ def counted(number: int, noun: str) -> str:
 
 def offset(a: SceneObject, b: SceneObject) -> tuple[int, int]:
     """Where A's cell lies as seen from B's, (columns, rows), each -1, 0 or 1: a key of RELATIONS."""
-    return int(np.sign(a.column - b.column)), int(np.sign(a.row - b.row))
+    return _sign(a.column - b.column), _sign(a.row - b.row)
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
 
 
 def sequence(items: Sequence[str], between: str = ", ", last: str = " and ") -> str:
     """Items as one list in words: "a, b and c"."""
     return last.join([between.join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
+
+
+# The four yes/no directions: axis of `offset` (0 column, 1 row), its sign, and how to say it.
+DIRECTIONS = {
+    "left": (0, -1, ("left of", "to the left of")),
+    "right": (0, 1, ("right of", "to the right of")),
+    "above": (1, -1, ("above", "higher than")),
+    "below": (1, 1, ("below", "lower than")),
+}
+
+
+def holds(direction: str, a: SceneObject, b: SceneObject) -> bool:
+    """Whether A lies that way of B: "left" says that A's column is further left, whatever the rows are."""
+    axis, sign, _ = DIRECTIONS[direction]
+    return offset(a, b)[axis] == sign

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from tessera.data.sample import Dense, Image, Sample, pair
+from tessera.data.sample import Dense, Image, Role, Sample, Text, interleaved, pair, question
 from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.captions import STYLES, Style, canonical_caption, caption
-from tessera.data.worlds.scenes.draw import depth, draw
+from tessera.data.worlds.scenes.draw import depth, draw, object_boxes, object_masks
+from tessera.data.worlds.scenes.edits import edit
 from tessera.data.worlds.scenes.graph import Scene, random_scene
+from tessera.data.worlds.scenes.pages import Shown, page
+from tessera.data.worlds.scenes.questions import ask
+from tessera.data.worlds.scenes.referring import refer_to_any
 from tessera.data.worlds.scenes.words import weighted
 from tessera.errors import UserError, nearest
 
@@ -161,6 +167,64 @@ def _pairs(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample
     return pair(image, caption(scene, rng, style), id=f"{source.name}/{index}", meta=meta)
 
 
+def _questions(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    scene, image = source.shown(index)
+    asked = ask(scene, rng)
+    assert asked is not None
+    meta = {"scene": scene, "type": asked.kind, "form": asked.form, "answer": asked.answer}
+    return question(image, asked.text, asked.answer, id=f"{source.name}/{index}", meta=meta)
+
+
+def _edits(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    """Picture, instruction, and the picture after it or the sentence that says why there is none."""
+    number = source.picture(index)
+    shared = source.world.scene(source.split, number)
+    made = edit(shared, rng, source.split)
+
+    def drawn(scene: Scene, role: Role) -> Image:
+        key = f"{source.split}/{number}" if scene is shared else f"{source.split}/edits/{index}"
+        image = source.world.draw(scene, key, learned=role == "assistant")
+        return replace(image, role=role)
+
+    told = Text(made.instruction, learned=False, role="user")
+    answer = drawn(made.after, "assistant") if made.after else Text(made.reply, role="assistant")
+    meta: dict[str, Any] = {"scene": made.before, "after": made.after, "type": made.kind}
+    meta |= {"possible": made.possible, "reason": made.reason}
+    return Sample((drawn(made.before, "user"), told, answer), id=f"{source.name}/{index}", meta=meta)
+
+
+def _pages(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    world, split = source.world, source.split
+
+    def shared(number: int) -> Shown:
+        return Shown(world.scene(split, number), number)
+
+    made = page(shared(index), lambda: shared(int(rng.integers(world.pictures[split]))), rng, split)
+    parts = [
+        part if isinstance(part, str)
+        else world.draw(part.scene, f"{split}/{part.number}" if part.number is not None
+                        else f"{split}/pages/{index}/{position}")
+        for position, part in enumerate(made.parts)
+    ]  # fmt: skip
+    meta = {"scene": made.scenes[0], "scenes": made.scenes, "type": made.kind}
+    return interleaved(parts, id=f"{source.name}/{index}", meta=meta)
+
+
+def _referring(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    """Picture, phrase, and the box [1, 4] and mask [1, 64, 64] of the one object that the phrase names."""
+    scene, image = source.shown(index, learned=False)
+    named = refer_to_any(scene, rng)
+    one = slice(named.index, named.index + 1)
+    segments = (
+        image,
+        Text(named.phrase, learned=False),
+        Dense("boxes", object_boxes(scene)[one], (named.phrase,)),
+        Dense("masks", object_masks(scene)[one], (named.phrase,)),
+    )
+    meta = {"scene": scene, "object": named.index, "referral": named}
+    return Sample(segments, id=f"{source.name}/{index}", meta=meta)
+
+
 def _depth(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
     scene, image = source.shown(index, learned=False)
     return Sample((image, Dense("depth", depth(scene))), id=f"{source.name}/{index}", meta={"scene": scene})
@@ -168,5 +232,9 @@ def _depth(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample
 
 _BUILDERS: dict[str, Callable[[ScenesSource, int, np.random.Generator], Sample]] = {
     "pairs": _pairs,
+    "questions": _questions,
+    "edits": _edits,
+    "pages": _pages,
+    "referring": _referring,
     "depth": _depth,
 }
