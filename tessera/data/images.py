@@ -1,7 +1,7 @@
 """Pictures: opened within limits, resized, augmented and turned into arrays, with Pillow and NumPy alone.
 
 Every picture becomes 8-bit RGB:
-- EXIF rotation is applied, then Pillow's `convert("RGB")`: CMYK, grey and palette pictures become their colours;
+- EXIF rotation is applied, then Pillow's `convert("RGB")`, for CMYK, grey and palette pictures too;
 - transparency is dropped, which leaves the colours stored under it (composite beforehand for another
   backdrop);
 - 16-bit grey keeps its high byte (Pillow's own conversion would clip nearly all of it to white);

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tessera.data.mixture import Mixture
 from tessera.data.sample import Image, Sample, Segment, Text
 from tessera.data.source import Source, Split, World
 from tessera.errors import BadSample, UserError, nearest
@@ -141,7 +142,7 @@ INSTRUCTIONS: dict[str, tuple[tuple[str, Task, float], ...]] = {
 }
 
 
-def instructions(world: World, split: Split = "train", weights: dict[str, float] | None = None):
+def instructions(world: World, split: Split = "train", weights: dict[str, float] | None = None) -> Mixture:
     """A mixture of every instruction that `world` can give: caption, draw, question, edit, chat.
 
     Args:
@@ -150,8 +151,6 @@ def instructions(world: World, split: Split = "train", weights: dict[str, float]
     Raises:
         UserError: a name that does not exist, or nothing left.
     """
-    from tessera.data.mixture import Mixture
-
     known = {name for rows in INSTRUCTIONS.values() for name, _, _ in rows}
     for name in weights or {}:
         if name not in known:
