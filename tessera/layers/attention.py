@@ -1,6 +1,7 @@
 """The one attention function of the house, and its name among transformers' attention implementations.
 
-Legend: B batch, H query heads, G key-value heads (G divides H), L query positions, S key positions, D head width.
+Legend: B batch, H query heads, G key-value heads (G divides H), L query positions, S key positions, D head
+width.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def attend(
 
 
 def _products_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    # Measured on two cores with AMX: forward + backward of the fused bf16 kernel takes 1.7 to 5 times as long as
-    # plain products at 64 to 512 positions, while its forward alone is the fastest of all. fp32 shows no such gap.
+    # Measured on two cores with AMX: forward + backward of the fused bf16 kernel takes 1.7 to 5 times as long
+    # as plain products at 64 to 512 positions, while its forward alone is the fastest of all. fp32 shows no
+    # such gap.
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         return False
     return max(q.shape[2], k.shape[2]) <= LONGEST_FOR_PRODUCTS and any(x.requires_grad for x in (q, k, v))
@@ -111,6 +113,7 @@ def _attention_for_transformers(
     return out.transpose(1, 2).contiguous(), None
 
 
-# Masks are made as for sdpa: bool [B, 1, L, S], or None where causality alone is enough. Ready 4-D masks pass through.
+# Masks are made as for sdpa: bool [B, 1, L, S], or None where causality alone is enough. Ready 4-D masks pass
+# through.
 AttentionInterface.register(NAME, _attention_for_transformers)
 AttentionMaskInterface.register(NAME, sdpa_mask)

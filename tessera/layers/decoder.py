@@ -47,8 +47,8 @@ class CrossAttention(nn.Module):
 
 
 class DecoderBlock(GradientCheckpointingLayer):
-    """x + self(norm x), x + cross(norm x, memory), x + mlp(norm x). Equals torch.nn.TransformerDecoderLayer with
-    norm_first=True and activation='gelu'."""
+    """x + self(norm x), x + cross(norm x, memory), x + mlp(norm x). Equals torch.nn.TransformerDecoderLayer
+    with norm_first=True and activation='gelu'."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, memory_width: int) -> None:
         super().__init__()
@@ -69,20 +69,15 @@ class DecoderBlock(GradientCheckpointingLayer):
 class DecoderStack(nn.Module):
     """`depth` decoder blocks and a final norm.
 
-    With width 1024 and MLP 4096, 12 blocks hold 201,562,112 parameters (VL-GPT section 3.1: "standard transformer
-    decoder"; width after the published total).
+    With width 1024 and MLP 4096, 12 blocks hold 201,562,112 parameters (VL-GPT section 3.1: "standard
+    transformer decoder"; width after the published total).
 
     Args:
         memory_width: M; the width itself by default.
     """
 
     def __init__(
-        self,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_width: int,
-        memory_width: int | None = None,
+        self, width: int, depth: int, heads: int, mlp_width: int, memory_width: int | None = None
     ) -> None:
         super().__init__()
         blocks = (DecoderBlock(width, heads, mlp_width, memory_width or width) for _ in range(depth))
@@ -90,7 +85,7 @@ class DecoderStack(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """x [B, L, W], memory [B, S, M] -> [B, L, W]; position l reads positions 0..l of x and all of the memory."""
+        """x [B, L, W], memory [B, S, M] -> [B, L, W]; position l reads x up to l and the whole memory."""
         for block in self.blocks:
             x = block(x, memory)
         return self.norm(x)

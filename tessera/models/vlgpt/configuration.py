@@ -1,0 +1,132 @@
+"""Configurations of VL-GPT. The defaults are the published size; what the paper leaves open is marked
+(open)."""
+
+# No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are
+# strings.
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from tessera.layers.attention import NAME as ATTENTION
+
+CLIP_LARGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 224,
+    "projection_dim": 768,
+}
+
+
+@strict
+class CausalTokenizerConfig(PreTrainedConfig):
+    """The image tokenizer and detokenizer over a frozen vision encoder.
+
+    Args:
+        vision_config: a CLIP vision encoder, ViT-L/14 by default.
+        vision_layer: which of its hidden states is read, as an index into `hidden_states` (open).
+        keep_class_token: whether the class token is read beside the patches (open).
+        num_embeddings: N, visual embeddings a picture.
+        embed_width: d, the width of the language model.
+        width, depth, heads, mlp_width: size of both decoder stacks (open; pre-norm, GELU, biases).
+        query_std: learned queries start from N(0, query_std) (open).
+        image_condition: what z_v estimates (open): "resampled", the tokens that the U-Net reads, or
+            "encoder", the image encoder's features before the resampler, which the painter must then run.
+        image_condition_tokens, image_condition_width: Q and Dv.
+        text_condition_tokens, text_condition_width: T and Dt; all T positions are regressed (open).
+        image_weight, text_weight: lambda 1 and lambda 2. At 0 that target is never computed.
+    """
+
+    model_type = "tessera_causal_tokenizer"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=CLIPVisionConfig, init_kwargs=CLIP_LARGE),
+    }
+
+    vision_config: Any = None  # a configuration or its dictionary
+    vision_layer: int = -1
+    keep_class_token: bool = True
+    num_embeddings: int = 32
+    embed_width: int = 4096
+    width: int = 1024
+    depth: int = 12
+    heads: int = 16
+    mlp_width: int = 4096
+    query_std: float = 0.02
+    image_condition: Literal["resampled", "encoder"] = "resampled"
+    image_condition_tokens: int = 16
+    image_condition_width: int = 768
+    text_condition_tokens: int = 77
+    text_condition_width: int = 768
+    image_weight: float = 1.0
+    text_weight: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("attn_implementation", ATTENTION)
+        super().__post_init__(**kwargs)
+
+
+@strict
+class VLGPTConfig(PreTrainedConfig):
+    """VL-GPT: language model, image tokenizer and how they meet.
+
+    Args:
+        text_config: the language model, LLaMA-7B by default.
+        tokenizer_config: the image tokenizer and detokenizer.
+        image_start_id, image_end_id: the entries [IMG] and [/IMG].
+        image_placeholder_id: stands in `input_ids` where a visual embedding goes; never predicted.
+        image_token_rows: "separate" keeps the embedding and output rows of [IMG] and [/IMG] as small
+            parameters of their own, so that they train while the language model stays frozen; their ids may
+            be the next two after the vocabulary. "shared" takes them from the language model's own matrices
+            (open).
+        visual_loss_weight: weight of the mean squared error against the cross-entropy (open).
+        standardise: "none", "global" (one number for all channels) or "channel": a fixed scaling of the
+            embeddings between tokenizer and language model, set by `fit_standardisation`, undone before the
+            detokenizer (open).
+        force_image_end: generation appends [/IMG] after the last embedding instead of asking the head (open).
+        lora_rank, lora_alpha, lora_dropout: adapters of stages B and C (alpha and dropout open).
+        draw_steps, draw_guidance, draw_size: how the frozen diffusion model is sampled (open).
+    """
+
+    model_type = "tessera_vlgpt"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=LlamaConfig),
+        "tokenizer_config": SubConfigSpec(config_class=CausalTokenizerConfig),
+    }
+
+    text_config: Any = None  # a configuration or its dictionary, as the next
+    tokenizer_config: Any = None
+    image_start_id: int = 32000
+    image_end_id: int = 32001
+    image_placeholder_id: int = 32002
+    image_token_rows: Literal["separate", "shared"] = "separate"
+    visual_loss_weight: float = 1.0
+    standardise: Literal["none", "global", "channel"] = "none"
+    force_image_end: bool = True
+    lora_rank: int = 32
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    draw_steps: int = 50
+    draw_guidance: float = 7.5
+    draw_size: int = 512
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("attn_implementation", ATTENTION)
+        super().__post_init__(**kwargs)
+
+    @property
+    def vision_config(self) -> PreTrainedConfig:
+        """The frozen vision encoder inside the image tokenizer."""
+        return self.tokenizer_config.vision_config
+
+    @property
+    def num_image_positions(self) -> int:
+        """N, placeholders a picture. With [IMG] and [/IMG] a picture costs N + 2 positions."""
+        return self.tokenizer_config.num_embeddings
+
+
+for _config in (CausalTokenizerConfig, VLGPTConfig):
+    AutoConfig.register(_config.model_type, _config)

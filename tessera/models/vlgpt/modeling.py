@@ -1,0 +1,264 @@
+"""VL-GPT: one causal transformer over a sequence in which words and pictures stand side by side.
+
+Legend: B rows, L positions, V words, M pictures in order of appearance row by row, N embeddings a picture, d
+width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, LlamaForCausalLM, PreTrainedModel
+from transformers import initialization as init
+
+from tessera.errors import DataError, TrainingStopped, UserError
+from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.standardise import Standardise
+from tessera.models.vlgpt.configuration import VLGPTConfig
+from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
+from tessera.models.vlgpt.outputs import VLGPTOutput
+from tessera.models.vlgpt.token_rows import ImageTokenRows
+from tessera.objectives.next_token import next_token
+from tessera.objectives.regression import regression
+from tessera.objectives.routing import route
+from tessera.tokenizers.causal import Conditions
+
+
+class VLGPTForConditionalGeneration(PreTrainedModel):
+    """The whole of VL-GPT except the diffusion model that paints: image tokenizer, language model, regression
+    head.
+
+    The image tokenizer is frozen, in evaluation mode and run without gradient: trained against its own
+    outputs it would collapse to a constant. Which other parts train is the stage's choice.
+
+    Args:
+        language_model, image_tokenizer: ready parts, taken as they are; by default made from the
+            configuration.
+
+    Raises:
+        UserError: the image tokenizer's width is not the language model's, or the ids of the image tokens do
+            not fit.
+    """
+
+    config: VLGPTConfig
+    config_class = VLGPTConfig
+    main_input_name = "input_ids"
+    input_modalities = ["text", "image"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaDecoderLayer", "DecoderBlock", "CLIPEncoderLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: VLGPTConfig,
+        language_model: LlamaForCausalLM | None = None,
+        image_tokenizer: CausalTokenizerModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        _check_fit(config)
+        text, width = config.text_config, config.text_config.hidden_size
+        self.language_model = (
+            LlamaForCausalLM._from_config(text) if language_model is None else language_model
+        )
+        self.image_tokenizer = (
+            CausalTokenizerModel._from_config(config.tokenizer_config)
+            if image_tokenizer is None
+            else image_tokenizer
+        )
+        self.regression_head = nn.Linear(width, width, bias=False)
+        ids = (config.image_start_id, config.image_end_id)
+        separate = config.image_token_rows == "separate"
+        self.image_token_rows = ImageTokenRows(width, text.vocab_size, ids) if separate else None
+        self.standardise = None if config.standardise == "none" else Standardise(width)
+        self.image_tokenizer.requires_grad_(False)
+        self.post_init()
+        if self.image_token_rows is not None and language_model is not None:
+            self.image_token_rows.start_from(language_model)
+
+    @classmethod
+    def from_parts(
+        cls, language_model: LlamaForCausalLM, image_tokenizer: CausalTokenizerModel, **fields: Any
+    ) -> VLGPTForConditionalGeneration:
+        """Join a trained language model and a trained image tokenizer; `fields` are those of VLGPTConfig.
+
+        The new rows of [IMG] and [/IMG] begin at the language model's own rows, or at their mean.
+        """
+        config = cls.config_class(
+            text_config=language_model.config, tokenizer_config=image_tokenizer.config, **fields
+        )
+        return cls(config, language_model, image_tokenizer)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ImageTokenRows):
+            init.normal_(module.embedding, std=0.02)
+            init.normal_(module.head, std=0.02)
+        elif isinstance(module, Standardise):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
+        else:
+            super()._init_weights(module)
+
+    def train(self, mode: bool = True) -> VLGPTForConditionalGeneration:
+        """As everywhere, but the frozen image tokenizer stays in evaluation mode."""
+        super().train(mode)
+        self.image_tokenizer.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's table of words."""
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Pixels [M, 3, H, W] -> visual embeddings [M, N, d] for the language model. No gradient."""
+        features = self.image_tokenizer.patch_features(pixel_values)
+        return self.scale_embeds(self.image_tokenizer.encode(features))
+
+    @torch.no_grad()
+    def decode_images(self, image_embeds: Tensor) -> Conditions:
+        """Visual embeddings [M, N, d], predicted or encoded -> what the painter is told. No gradient."""
+        raw = image_embeds if self.standardise is None else self.standardise.inverse(image_embeds)
+        return self.image_tokenizer.decode(raw)
+
+    def scale_embeds(self, raw: Tensor) -> Tensor:
+        """x_v [..., d] as the image tokenizer gives it -> as the language model reads and predicts it."""
+        return raw if self.standardise is None else self.standardise(raw)
+
+    def fit_standardisation(self, raw: Tensor) -> None:
+        """Measure the fixed scaling on x_v [..., d] of training pictures, once, after stage A.
+
+        Raises:
+            UserError: the configuration asks for none.
+        """
+        kind = self.config.standardise
+        if self.standardise is None or kind == "none":
+            raise UserError("standardise is 'none'; set it to 'global' or 'channel' before fitting it")
+        self.standardise.fit(raw, kind)
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """Words [...] -> [..., d]. Placeholders get a row that is to be replaced."""
+        outside = input_ids == self.config.image_placeholder_id
+        if self.image_token_rows is None:
+            return self.get_input_embeddings()(input_ids.masked_fill(outside, 0))
+        for index in self.image_token_rows.ids:
+            outside = outside | (input_ids == index)
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(outside, 0))
+        return self.image_token_rows.place(input_ids, embeds)
+
+    def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None) -> Tensor:
+        """Words and pictures as one run: input_ids [B, L], image_embeds [M, N, d] -> [B, L, d].
+
+        Raises:
+            DataError: the number of placeholders is not M * N.
+        """
+        slots = input_ids == self.config.image_placeholder_id
+        given = 0 if image_embeds is None else image_embeds.shape[0] * image_embeds.shape[1]
+        if (wanted := int(slots.sum())) != given:
+            raise DataError(
+                f"the batch has {wanted} image placeholders but {given} visual embeddings were given"
+            )
+        embeds = self.embed_tokens(input_ids)
+        if image_embeds is None:
+            return embeds
+        return embeds.masked_scatter(slots[..., None], image_embeds.to(embeds.dtype))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., d] -> scores of the next word [..., V], [IMG] and [/IMG] among them."""
+        logits = self.get_output_embeddings()(hidden)
+        return logits if self.image_token_rows is None else self.image_token_rows.extend(hidden, logits)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        visual_target: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        num_text: float | Tensor | None = None,
+        num_visual: float | Tensor | None = None,
+    ) -> VLGPTOutput:
+        """Next-element loss over words and visual embeddings (VL-GPT section 3.2).
+
+        Args:
+            input_ids: [B, L]; a picture is [IMG], N placeholders, [/IMG].
+            labels: [B, L], unshifted; -100 where the position is no learned word. None: logits instead of a
+                loss.
+            visual_target: bool [B, L], the placeholders whose embeddings are learned.
+            position_ids: [B, L]; by default counted within each sequence.
+            segment_ids: [B, L], 0 for padding, then the number of the sequence in its row; sequences do not
+                see each other. None: each row is one sequence.
+            pixel_values: [M, 3, H, W], or `image_embeds` [M, N, d] from `encode_images`.
+            num_text, num_visual: denominators of the two means, by default the targets of this batch: those
+                of the whole accumulated step over all processes.
+
+        Raises:
+            DataError: placeholders and pictures do not match.
+            TrainingStopped: nothing in the batch is learned and no denominators were given.
+        """
+        if image_embeds is None and pixel_values is not None:
+            image_embeds = self.encode_images(pixel_values)
+        if segment_ids is not None and position_ids is None:
+            position_ids = positions_within(segment_ids)
+        hidden = self.language_model.model(
+            inputs_embeds=self.embed(input_ids, image_embeds),
+            attention_mask=None if segment_ids is None else block_causal(segment_ids),
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        if labels is None:
+            return VLGPTOutput(logits=self.logits(hidden), hidden=hidden)
+        output = VLGPTOutput()
+        if image_embeds is not None:
+            output.visual_rms = image_embeds.detach().float().square().mean().sqrt()
+        routes = route(labels, visual_target, segment_ids)
+        # Both heads run even on no position at all, so that every process touches every trained module.
+        output.text = next_token(self.logits(hidden[:, :-1][routes.text]), labels[:, 1:][routes.text])
+        predicted = self.regression_head(hidden[:, :-1][routes.visual])
+        output.visual = regression(
+            predicted, self._visual_targets(input_ids, image_embeds, routes.visual, predicted)
+        )
+        if num_text is None and num_visual is None and not output.text.number + output.visual.number:
+            raise TrainingStopped(
+                "the batch has no learned position; check `learned` and the label mask of its samples"
+            )
+        output.text_loss, output.visual_loss = output.text.mean(num_text), output.visual.mean(num_visual)
+        output.loss = output.text_loss + self.config.visual_loss_weight * output.visual_loss
+        return output
+
+    def _visual_targets(
+        self, input_ids: Tensor, image_embeds: Tensor | None, steps: Tensor, predicted: Tensor
+    ) -> Tensor:
+        """The embeddings [K, d] that follow the K chosen steps of [B, L - 1], at their full precision."""
+        if image_embeds is None:
+            return predicted.detach()[:0]
+        slots = input_ids == self.config.image_placeholder_id
+        order = slots.flatten().cumsum(0).view_as(slots) - 1  # which visual embedding fills each placeholder
+        return image_embeds.flatten(0, 1)[order[:, 1:][steps]]
+
+
+def _check_fit(config: VLGPTConfig) -> None:
+    width, vocabulary = config.text_config.hidden_size, config.text_config.vocab_size
+    if config.tokenizer_config.embed_width != width:
+        raise UserError(
+            f"the image tokenizer gives width {config.tokenizer_config.embed_width}, the language model reads"
+            f" {width}; train the tokenizer with embed_width={width}"
+        )
+    largest = max(config.image_start_id, config.image_end_id)
+    if config.image_token_rows == "shared" and largest >= vocabulary:
+        raise UserError(
+            f"an image token has id {largest} but the language model has {vocabulary} entries; take"
+            " image_token_rows='separate' or resize its embeddings"
+        )
+
+
+AutoModel.register(VLGPTConfig, VLGPTForConditionalGeneration)

@@ -1,0 +1,35 @@
+"""Masks and positions of packed rows."""
+
+from __future__ import annotations
+
+import torch
+
+from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.standardise import Standardise
+
+SEGMENTS = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 2, 3]])
+
+
+def test_a_position_reads_earlier_positions_of_its_own_sequence_only():
+    mask = block_causal(SEGMENTS)
+    for row in range(2):
+        for i in range(6):
+            expected = [j <= i and SEGMENTS[row, i] == SEGMENTS[row, j] for j in range(6)]
+            assert mask[row, 0, i].tolist() == expected
+    assert mask.any(-1).all()
+
+
+def test_positions_restart_with_each_sequence():
+    assert positions_within(SEGMENTS).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 0]]
+
+
+def test_standardisation_is_undone_by_its_inverse_and_is_the_identity_before_it_is_fitted():
+    x = torch.randn(50, 4, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7) + 3
+    scale = Standardise(6)
+    assert torch.equal(scale(x), x)
+    scale.fit(x, "channel")
+    torch.testing.assert_close(scale(x).flatten(0, 1).std(0), torch.ones(6))
+    torch.testing.assert_close(scale.inverse(scale(x)), x)
+    scale.fit(x, "global")
+    torch.testing.assert_close(scale(x).square().mean(), torch.tensor(1.0))
+    assert len(scale.std.unique()) == 1 and not scale.mean.any()
