@@ -56,8 +56,8 @@ def matches(
     """Whether the objects read are exactly those wanted: none missing, none too many, all `fields` equal.
 
     Args:
-        wanted: a Scene, its objects, or tuples (colour, shape, place, size, texture) as `mentioned_objects` gives
-            them, where None and what is cut off match anything. An "unknown" shape matches no name.
+        wanted: a Scene, its objects, or tuples (colour, shape, place, size, texture) as `mentioned_objects`
+            gives them, where None and what is cut off match anything. An "unknown" shape matches no name.
     """
     pairs, number_read, number_wanted = agreement(read, wanted, fields)
     return pairs == number_read == number_wanted
@@ -72,7 +72,7 @@ def contains(
 
 
 def relation(a: ReadObject | SceneObject, b: ReadObject | SceneObject) -> tuple[int, int]:
-    """Where A's cell lies as seen from B's, (columns, rows), each -1, 0 or 1: (-1, 0) is left of, (0, -1) above."""
+    """Where A's cell lies as seen from B's, (columns, rows), each -1, 0 or 1: (-1, 0) is left of."""
     (row_a, column_a), (row_b, column_b) = (divmod(PLACES.index(thing.place), 3) for thing in (a, b))
     return int(np.sign(column_a - column_b)), int(np.sign(row_a - row_b))
 

@@ -1,11 +1,11 @@
 """Read a `scenes` picture back into objects by classical image analysis: no trained model has a say.
 
 Steps: hue classes of the saturated pixels, connected components, one patch a component (one a grid cell where
-several objects of a hue touch), and the best overlap with a bank of shapes, coarse then fine. A shape counts only
-where the overlap is high and the edge is sharp: a soft blob is read as "unknown".
+several objects of a hue touch), and the best overlap with a bank of shapes, coarse then fine. A shape counts
+only where the overlap is high and the edge is sharp: a soft blob is read as "unknown".
 
-Shape legend: H = W = 64 pixels; K candidate objects; P = 29 pixels, the side of a patch; B = 122, the side of a
-picture with a border of P on each side; T templates.
+Shape legend: H = W = 64 pixels; K candidate objects; P = 29 pixels, the side of a patch; B = 122, the side of
+a picture with a border of P on each side; T templates.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ _CELL, _CORE = (
 )  # pixels: a grid cell, and half of its middle part, which every object in it covers
 _HALF = PATCH // 2
 _SIZE_BORDER = 8.2  # radius in pixels between small and large
-_PLAIN_SPREAD = 0.07  # standard deviation of brightness inside, as a share of its maximum; textures have 0.18
+_DARK, _PLAIN_SHARE = (
+    0.85,
+    0.055,
+)  # a dark pixel's brightness; plain objects have at most 0.05 such, others 0.07
 _STRIPED_SHARE = 0.7  # of the variance of brightness inside that lies between diagonals
 _OUTSIDE, _BACKGROUND = -2, -1  # classes of pixels that are no object's
 
@@ -52,9 +55,9 @@ _OUTSIDE, _BACKGROUND = -2, -1  # classes of pixels that are no object's
 class ReadObject:
     """One object as read. `shape` is "unknown" where no outline fits; `box` is x0, y0, x1, y1 in pixels.
 
-    `overlap` in [0, 1] is how well the best outline fits (soft intersection over union), `margin` by how much it
-    beats the second-best shape, `softness` how many half-tone pixels lie along a pixel of the outline.
-    `x`, `y`, `radius` are pixels.
+    `overlap` in [0, 1] is how well the best outline fits (soft intersection over union), `margin` by how
+    much it beats the second-best shape, `softness` how many half-tone pixels lie along a pixel of the
+    outline. `x`, `y`, `radius` are pixels.
     """
 
     colour: str
@@ -84,8 +87,8 @@ class _Layers:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Pixels that may be one object: colour class, mask [B, B], the patch, and whether it is one of several cells
-    that the component was cut into."""
+    """Pixels that may be one object: colour class, mask [B, B], the patch, and whether it is one of several
+    cells that the component was cut into."""
 
     colour: int
     mask: np.ndarray
@@ -95,8 +98,8 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a candidate's patch shows, float32 [P * P] each: how strongly each pixel has the object's colour (1 is
-    full, a texture's dark parts about 0.55), and whether the pixel counts."""
+    """What a candidate's patch shows, float32 [P * P] each: how strongly each pixel has the object's colour
+    (1 is full, a texture's dark parts about 0.55), and whether the pixel counts."""
 
     strength: np.ndarray
     counts: np.ndarray
@@ -116,7 +119,7 @@ class _Fit:
 
 @cache
 def _hue_edges() -> tuple[np.ndarray, np.ndarray]:
-    """Upper borders of the hue classes in degrees, and the class below each; the last class wraps round to 0."""
+    """Upper borders of the hue classes in degrees, and the class below each; the last wraps round to 0."""
     hues = np.array([HUES[name] for name in COLOURS])
     order = np.argsort(hues)
     following = np.append(hues[order][1:], hues[order][0] + 360)
@@ -171,18 +174,18 @@ def _patch_at(row: int, column: int) -> tuple[slice, slice]:
 
 
 def _cut(colour: int, mask: np.ndarray) -> list[_Candidate]:
-    """One candidate where the component [H, W] is no larger than an object, else one for each cell that it fills."""
+    """One candidate where the component [H, W] is no larger than an object, else one a cell that it fills."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     wide = _bordered(mask)
+    middle = (rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2
     if rows[-1] - rows[0] < _WIDEST and columns[-1] - columns[0] < _WIDEST:
-        patch = _patch_at((rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2)
-        return [_Candidate(colour, wide, patch, split=False)]
+        return [_Candidate(colour, wide, _patch_at(*middle), split=False)]
     found = []
     for cell in range(len(PLACES)):
         row, column = (int((part + 0.5) * _CELL) for part in divmod(cell, 3))
         if mask[row - _CORE : row + _CORE + 1, column - _CORE : column + _CORE + 1].mean() >= 0.4:
             found.append(_Candidate(colour, wide, _patch_at(row, column), split=True))
-    return found
+    return found or [_Candidate(colour, wide, _patch_at(*middle), split=False)]
 
 
 def _look(layers: _Layers, thing: _Candidate) -> _Evidence:
@@ -191,7 +194,7 @@ def _look(layers: _Layers, thing: _Candidate) -> _Evidence:
     full = float(np.partition(inside, rank)[rank])
     mean = layers.vector[thing.mask].mean(axis=0)
     strength = layers.vector[thing.patch] @ (mean / (np.linalg.norm(mean) * full))
-    # What another object covers may be hidden, and what lies outside the picture cannot be seen: neither counts.
+    # What another object covers may be hidden, what lies outside the picture cannot be seen: neither counts.
     counts = thing.mask[thing.patch] | (layers.colour[thing.patch] == _BACKGROUND)
     return _Evidence(np.clip(strength, 0, 1).astype(np.float32).ravel(), counts.astype(np.float32).ravel())
 
@@ -203,7 +206,7 @@ def _overlaps(bank: Templates, weighted: np.ndarray, counts: np.ndarray, energy:
 
 
 def _fit(seen: list[_Evidence]) -> list[_Fit]:
-    """The best template of each patch: a coarse search over all shapes, then ever finer ones over the best few."""
+    """The best template of each patch: a coarse search over all shapes, then finer ones over the best few."""
     counts = np.stack([one.counts for one in seen])
     fill = np.minimum(1, 2 * np.stack([one.strength for one in seen]))
     weighted = fill * counts
@@ -270,8 +273,8 @@ def _texture(brightness: np.ndarray, inner: np.ndarray) -> str:
     rows, columns = np.nonzero(inner)
     if len(rows) < _MIN_CORE:
         return TEXTURES[0]
-    values = brightness[rows, columns] / brightness[rows, columns].max()
-    if values.std() < _PLAIN_SPREAD:
+    values = brightness[rows, columns]
+    if (values < _DARK * np.quantile(values, 0.9)).mean() < _PLAIN_SHARE:
         return TEXTURES[0]
     diagonal = rows + columns
     number = np.maximum(np.bincount(diagonal), 1)
@@ -317,8 +320,8 @@ def read_scene(picture: np.ndarray) -> tuple[ReadObject, ...]:
     """
     if picture.shape != (SIZE, SIZE, 3) or picture.dtype != np.uint8:
         raise UserError(
-            f"the scene reader reads uint8 pictures [{SIZE}, {SIZE}, 3], not {picture.dtype} {list(picture.shape)};"
-            " resize the picture first"
+            f"the scene reader reads uint8 pictures [{SIZE}, {SIZE}, 3], not {picture.dtype}"
+            f" {list(picture.shape)}; resize the picture first"
         )
     layers = _separate(picture)
     things = _candidates(layers.colour)

@@ -63,7 +63,7 @@ PERIMETERS = np.array(
 
 
 def coverage(shape: str, radius: float, x: float = 0.0, y: float = 0.0, pixels: int = PATCH) -> np.ndarray:
-    """Share of each pixel that the shape covers, float32 [pixels, pixels]; (x, y) is its centre off the middle."""
+    """Share of each pixel that the shape covers, float32 [pixels, pixels]; (x, y) is its centre."""
     ticks = (np.arange(pixels * _FINE) + 0.5) / _FINE - pixels / 2
     inside = _inside(shape, (ticks[None, :] - x) / radius, (ticks[:, None] - y) / radius)
     return inside.reshape(pixels, _FINE, pixels, _FINE).mean(axis=(1, 3), dtype=np.float32)
@@ -82,9 +82,9 @@ def pool(patches: np.ndarray) -> np.ndarray:
 class Templates:
     """T rasterised shapes, each with what made it.
 
-    `soft` is float32 [T, P * P] (pooled: [T, Q * Q]): twice the coverage and at most 1, so that an edge pixel counts
-    as full from half covered on. `squared` is the same for its square. `shape` int [T] indexes SHAPES, `step` int
-    [T] the radii, `x` and `y` float [T] are the centre off the patch's middle in pixels.
+    `soft` is float32 [T, P * P] (pooled: [T, Q * Q]): twice the coverage and at most 1, so that an edge pixel
+    counts as full from half covered on. `squared` is the same for its square. `shape` int [T] indexes SHAPES,
+    `step` int [T] the radii, `x` and `y` float [T] are the centre off the patch's middle in pixels.
     """
 
     soft: np.ndarray
@@ -102,7 +102,7 @@ class Templates:
 
 @cache
 def _windows() -> np.ndarray:
-    """All rasters, seen through every whole-pixel shift: [shape, step, half x, half y, shift y, shift x, P, P].
+    """All rasters under every whole-pixel shift: [shape, step, half x, half y, shift y, shift x, P, P].
 
     `half x` and `half y` say whether the centre lies half a pixel further right and down.
     """
@@ -142,7 +142,7 @@ def _around(reach: int) -> tuple[np.ndarray, ...]:
 
 
 def nearby(templates: Templates, chosen: np.ndarray, reach: int) -> Templates:
-    """The 27 templates around each chosen one: radii 0.2 x `reach` and centres `reach` / 2 pixels away or equal."""
+    """The 27 templates around each chosen one, up to 0.2 x `reach` in radius and `reach` / 2 in centre."""
     step, x, y = _around(reach)
     return _gather(
         np.repeat(templates.shape[chosen], len(step)),

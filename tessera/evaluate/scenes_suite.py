@@ -1,0 +1,146 @@
+"""Suite `scenes`: what a model says, answers and draws of held-out combinations, judged by exact ground truth.
+
+Captions are read by the grammar, drawings and reconstructions by the scene reader; no trained model judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image as PIL
+
+from tessera.data.worlds.scenes.captions import canonical_caption, caption
+from tessera.data.worlds.scenes.draw import draw
+from tessera.data.worlds.scenes.graph import Scene, random_scene
+from tessera.data.worlds.scenes.mentions import mentioned_objects
+from tessera.data.worlds.scenes.world import ScenesWorld
+from tessera.evaluate.captions import bleu4, cider_d, rouge_l, tokenize
+from tessera.evaluate.intervals import Estimate, exact_binomial
+from tessera.evaluate.scene_match import matches
+from tessera.evaluate.scene_reader import read_scene
+from tessera.evaluate.vqa import accuracy_by_type
+
+SEED = 20_000  # of the pictures and questions of this suite, apart from every training and held-out stream
+
+
+class SeesAndDraws(Protocol):
+    """What the suite asks of a model."""
+
+    def caption(self, images: Sequence[Any]) -> list[str]: ...
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[str]: ...
+
+    def draw(self, texts: Sequence[str], *, seed: int = 0) -> list[PIL.Image]: ...
+
+    def reconstruct(self, images: Sequence[Any], *, seed: int = 0) -> list[PIL.Image]: ...
+
+
+@dataclass
+class SuiteResult:
+    """Scores by name, and what they were taken from: for reports."""
+
+    scores: dict[str, Estimate] = field(default_factory=dict)
+    captions: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    drawings: list[dict[str, Any]] = field(default_factory=list)
+    reconstructions: list[dict[str, Any]] = field(default_factory=list)
+
+
+def heldout_scenes(count: int, objects: int | tuple[int, ...], stream: int) -> list[Scene]:
+    """Held-out scenes with so many objects each, or in turn so many; every triple of colour, shape, place is held
+    out."""
+    numbers = (objects,) if isinstance(objects, int) else objects
+    return [
+        random_scene(
+            np.random.default_rng((SEED, stream, index)), "heldout",
+            tuple(float(n + 1 == numbers[index % len(numbers)]) for n in range(4)),
+        )
+        for index in range(count)
+    ]  # fmt: skip
+
+
+def evaluate_scenes(model: SeesAndDraws, size: int = 200) -> SuiteResult:
+    """All parts of the suite.
+
+    Args:
+        size: pictures with one or two objects that are captioned; the other parts are in proportion.
+    """
+    result = SuiteResult()
+    _captions(model, result, heldout_scenes(size, (1, 2), 0), "caption, 1-2 objects")
+    _captions(model, result, heldout_scenes(size // 2, (3, 4), 1), "caption, 3-4 objects")
+    _answers(model, result, 3 * size)
+    for number in (1, 2):
+        _drawings(model, result, heldout_scenes(size // 2, number, 1 + number), number)
+    _reconstructions(model, result, heldout_scenes(size // 2, (1, 2, 3, 4), 4))
+    return result
+
+
+def _captions(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene], name: str) -> None:
+    pictures = [draw(scene) for scene in scenes]
+    said = model.caption(pictures)
+    right = [matches(mentioned_objects(text), scene) for text, scene in zip(said, scenes, strict=True)]
+    result.scores[f"{name}: every colour and shape"] = exact_binomial(sum(right), len(right))
+    references = [[tokenize(text) for text in _references(scene)] for scene in scenes]
+    tokens = [tokenize(text) for text in said]
+    for metric, function in (("BLEU-4", bleu4), ("ROUGE-L", rouge_l), ("CIDEr-D", cider_d)):
+        result.scores[f"{name}: {metric}"] = function(tokens, references)
+    result.captions += [
+        {"picture": picture, "truth": canonical_caption(scene), "said": text, "right": ok}
+        for picture, scene, text, ok in zip(pictures, scenes, said, right, strict=True)
+    ]
+
+
+def _references(scene: Scene) -> list[str]:
+    """Five true sentences of one scene."""
+    rng = np.random.default_rng((SEED, scene.seed))
+    return [canonical_caption(scene)] + [caption(scene, rng, style) for style in ("short", "short", "dense", "relational")]  # type: ignore[arg-type]  # noqa: E501
+
+
+def _answers(model: SeesAndDraws, result: SuiteResult, count: int) -> None:
+    source = ScenesWorld(seed=SEED).source("questions", "heldout")
+    samples = [source[index] for index in range(count)]
+    asked = [sample.segments[1].text for sample in samples]  # type: ignore[union-attr]
+    said = model.answer([sample.images[0].pil() for sample in samples], asked)
+    right = [text.strip().lower().rstrip(".") for text in said]
+    wanted = [str(sample.meta["answer"]) for sample in samples]
+    kinds = [str(sample.meta["type"]) for sample in samples]
+    for kind, row in accuracy_by_type(right, wanted, kinds).items():
+        result.scores[f"questions, {kind}"] = row.accuracy
+        result.scores[f"questions, {kind}: majority answer"] = row.majority
+    result.answers += [
+        {"picture": np.asarray(sample.images[0].pil()), "question": question, "truth": truth, "said": text}
+        for sample, question, truth, text in zip(samples, asked, wanted, right, strict=True)
+    ]
+
+
+def _drawings(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene], number: int) -> None:
+    prompts = [canonical_caption(scene) for scene in scenes]
+    drawn = [np.asarray(picture) for picture in model.draw(prompts, seed=0)]
+    read = [read_scene(picture) for picture in drawn]
+    right = [matches(things, scene) for things, scene in zip(read, scenes, strict=True)]
+    placed = [matches(things, scene, ("colour", "shape", "place")) for things, scene in zip(read, scenes, strict=True)]
+    noun = "object" if number == 1 else "objects"
+    result.scores[f"drawing, {number} {noun}: all right"] = exact_binomial(sum(right), len(right))
+    result.scores[f"drawing, {number} {noun}: and in place"] = exact_binomial(sum(placed), len(placed))
+    result.drawings += [
+        {"prompt": prompt, "picture": picture, "read": _described(things), "right": ok}
+        for prompt, picture, things, ok in zip(prompts, drawn, read, right, strict=True)
+    ]
+
+
+def _reconstructions(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene]) -> None:
+    pictures = [draw(scene) for scene in scenes]
+    again = [np.asarray(picture) for picture in model.reconstruct(pictures, seed=0)]
+    right = [matches(read_scene(picture), scene) for picture, scene in zip(again, scenes, strict=True)]
+    result.scores["reconstruction: every colour and shape"] = exact_binomial(sum(right), len(right))
+    result.reconstructions += [
+        {"picture": picture, "again": other, "right": ok}
+        for picture, other, ok in zip(pictures, again, right, strict=True)
+    ]
+
+
+def _described(things: Sequence[Any]) -> str:
+    return ", ".join(f"{thing.size} {thing.colour} {thing.shape} {thing.place}" for thing in things) or "nothing"
