@@ -6,7 +6,7 @@ whether it is `learned` (a training target) or only read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from PIL import Image as PIL
 
 from tessera.data.images import open_image
 
-ImageSource = PIL.Image | np.ndarray | str | Path | bytes
+Still = PIL.Image | np.ndarray | str | Path | bytes
+ImageSource = Still | Callable[[], Still]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -31,7 +32,8 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture: a PIL image, a uint8 array [H, W, 3], a path, or encoded bytes. Decoded only when asked for.
+    """A picture: a PIL image, a uint8 array [H, W, 3], a path, encoded bytes, or a function that draws it. Decoded or
+    drawn only when asked for, so that a picture whose features are known costs nothing.
 
     `key` names the picture among all others, so that frozen features of it can be cached; None is never cached.
     `role` says whose turn of a dialogue shows it; None is running text.
@@ -48,7 +50,7 @@ class Image:
         Raises:
             BadSample: the picture cannot be decoded, or is over the size limits of `tessera.data.images`.
         """
-        return open_image(self.source)
+        return open_image(self.source() if callable(self.source) else self.source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -288,7 +288,7 @@ class EmojiSource:
         one, language = self._entries[entry]
         names = one.names(language)
         key = f"{self.world.fingerprint()}/{one.codes}/{view}"
-        image = Image(self.world.picture(one, view), key=key)
+        image = Image(partial(self.world.picture, one, view), key=key)
         meta = {
             "emoji": one.sequence,
             "base": one.base,

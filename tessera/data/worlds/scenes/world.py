@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from dataclasses import replace
 from typing import Any
 
@@ -99,8 +100,8 @@ class ScenesWorld:
         return self.draw(self.scene(split, index), f"{split}/{index}", learned=learned)
 
     def draw(self, scene: Scene, key: str, *, learned: bool = True) -> Image:
-        """A scene of this world as a picture; `key` names it within the world."""
-        return Image(draw(scene), learned=learned, key=f"{self._prefix}/{key}")
+        """A scene of this world as a picture, drawn when it is looked at; `key` names it within the world."""
+        return Image(partial(draw, scene), learned=learned, key=f"{self._prefix}/{key}")
 
     def source(self, task: str, split: Split = "train") -> Source:
         """The samples of one task.
@@ -155,7 +156,7 @@ class ScenesSource:
             sample = self[index]
             digest.update(sample.text.encode())
             for image in sample.images:
-                digest.update(np.asarray(image.source).tobytes())
+                digest.update(np.asarray(image.pil()).tobytes())
         return digest.hexdigest()[:16]
 
 
