@@ -1,4 +1,4 @@
-"""Edits: a scene, an instruction and the scene after it, or an instruction that cannot be followed and why."""
+"""Edits: a scene, an instruction and the scene after it, or one that cannot be followed and why."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMPOSSIBLE = 0.15  # share of edits that cannot be done
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A scene, what is asked for, and the scene then. Where it cannot be done, `after` is None and `reply` says why."""
+    """A scene, what is asked for, and the scene then; where it cannot be, None and a `reply` with why."""
 
     kind: EditKind
     before: Scene
@@ -148,8 +148,8 @@ def change(scene: Scene, rng: np.random.Generator, kind: EditKind, split: Split)
     """A random change of this kind; None where the scene is full, or has nothing to spare.
 
     A new or altered object of the training split never is a held-out triple. In the held-out split an added
-    object is one; an object of another colour, shape or place cannot be, for two held-out triples differ in two
-    attributes or more.
+    object is one; an object of another colour, shape or place cannot be, for two held-out triples differ in
+    two attributes or more.
     """
     if kind == "add":
         if len(scene.objects) >= MOST_OBJECTS:
@@ -163,8 +163,10 @@ def change(scene: Scene, rng: np.random.Generator, kind: EditKind, split: Split)
         if len(scene.objects) == 1:
             return None
         return Change(kind, scene, _replace_at(scene, position), old, None, position)
-    new = _altered(scene, old, rng, kind, split)
-    return Change(kind, scene, _replace_at(scene, position, new), old, new, position) if new else None
+    altered = _altered(scene, old, rng, kind, split)
+    if altered is None:
+        return None
+    return Change(kind, scene, _replace_at(scene, position, altered), old, altered, position)
 
 
 def _new_object(scene: Scene, rng: np.random.Generator, split: Split) -> SceneObject:
@@ -230,9 +232,9 @@ def edit(scene: Scene, rng: np.random.Generator, split: Split) -> Edit:
     """An edit about a scene of this split; about one in seven cannot be done.
 
     Training: `scene` is the scene before, and neither scene nor any sentence holds a held-out triple.
-    Held-out: every object of the scene after is a held-out triple. Where colour, shape or place change, `scene`
-    is the scene after, and the one object to be changed in the scene before is a training triple (there is no
-    other way: two held-out triples differ in two attributes or more). Otherwise `scene` is the scene before.
+    Held-out: every object of the scene after is a held-out triple. Where colour, shape or place change,
+    `scene` is the scene after, and the one object to be changed in the scene before is a training triple (there
+    is no other way: held-out triples differ in two attributes or more). Else it is the one before.
     """
     if rng.random() < IMPOSSIBLE:
         return _impossible(scene, rng, split)

@@ -57,9 +57,9 @@ _DIFFERENCES: dict[EditKind, tuple[str, ...]] = {
         "the next picture has one object less, without {the}.", "the next one lacks {the}.",
         "now without {the}.",
     ),
-    "resize": ("in the next picture {the} is {larger}.", "the next one is alike, but {the} is {larger}."),
-    "retexture": ("in the next picture {the} is {texture}.", "the next one is alike, but {the} is {texture}."),
-    "recolour": ("in the next picture {the} is {colour}.", "the next one is alike, but {the} is {colour}."),
+    "resize": ("in the next picture {the} is {larger}.", "the next one is alike but {the} is {larger}."),
+    "retexture": ("in the next picture {the} is {texture}.", "the next one is alike but {the} is {texture}."),
+    "recolour": ("in the next picture {the} is {colour}.", "the next one is alike but {the} is {colour}."),
 }  # fmt: skip
 _TOTAL = ("now we see {what}.", "that makes {what}.", "it has {what}.")
 
@@ -177,5 +177,5 @@ def page(
         more: gives another picture of the split.
         kind: None draws one.
     """
-    chosen = kind or pick(rng, PAGE_KINDS)
+    chosen = kind if kind is not None else pick(rng, PAGE_KINDS)
     return Page(chosen, tuple(_MAKERS[chosen](first, more, rng, split)))

@@ -1,7 +1,7 @@
 """Questions about a scene with short answers, balanced so that no type can be answered without looking.
 
-The wanted answer is drawn first and a question with that answer is built after it, so that rejecting questions
-that a scene cannot have does not tilt the answers.
+The wanted answer is drawn first and a question with that answer is built after it, so that rejecting
+questions that a scene cannot have does not tilt the answers.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ _SAME_TEXTS = {
 _SIZE_TEXTS = {"large": ("is {a} larger than {b}?",), "small": ("is {a} smaller than {b}?",)}
 # Chances of the forms of a comparison, where the scene has them all.
 _COMPARISONS = {"number": 1.0, "larger": 3.0, "colour": 3.0, "shape": 3.0, "size": 2.0, "texture": 2.0}
-# Chances that a pair that differs, and one that agrees, is asked about: pairs of one colour are rarer than pairs
-# of two, and each "same" question is to have as many yes as no.
+# Chances that a pair that differs, and one that agrees, is asked about: pairs of one colour are rarer than
+# pairs of two, and each "same" question is to have as many yes as no.
 _ACCEPTED = {"colour": (0.26, 1.0), "shape": (0.35, 1.0), "size": (1.0, 0.74), "texture": (0.6, 1.0)}
 
 
@@ -265,7 +265,7 @@ def ask(scene: Scene, rng: np.random.Generator, kind: Kind | None = None) -> Que
         kind: the type, never exchanged for another; None draws one that the scene supports.
 
     Returns:
-        None only where `kind` is given and the scene does not support it: a relation of fewer than two objects.
+        None only where `kind` is given and the scene has none: a relation of fewer than two objects.
     """
     if kind is not None:
         return _MAKERS[kind](scene, rng)

@@ -80,7 +80,8 @@ def describe(thing: SceneObject, said: Iterable[str], rng: np.random.Generator, 
 def refer(scene: Scene, index: int, rng: np.random.Generator, without: Iterable[str] = ()) -> Referral | None:
     """A phrase for one object that says none of the attributes in `without`.
 
-    None where there is no such phrase. It says one of the smallest sufficient sets of attributes, and in half of the cases one more.
+    None where there is no such phrase. It says one of the smallest sufficient sets of attributes, and in half
+    of the cases one more.
     """
     without = frozenset(without)
     choices = identifying(scene, index, without)
@@ -102,7 +103,7 @@ def refer_surely(scene: Scene, index: int, rng: np.random.Generator) -> Referral
 
 
 def refer_by_relation(scene: Scene, index: int, rng: np.random.Generator) -> Referral | None:
-    """A phrase that needs another object: "the star left of the red circle"; None where none singles it out."""
+    """A phrase by another object: "the star left of the red circle"; None where none singles it out."""
     thing, options = scene.objects[index], list[Referral]()
     for anchor, other in enumerate(scene.objects):
         named = refer(scene, anchor, rng, without=("place",)) if anchor != index else None
