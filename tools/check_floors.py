@@ -23,7 +23,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vision", "tokenizers", "connect", "reduce", "objectives"),
     ("models",),
     ("train", "generate", "evaluate", "adapt"),
-    ("zoo", "study"),
+    ("study",),
+    ("zoo",),  # its cards carry the study's intervals and machine
     ("assistant",),
     ("papers",),
     ("app", "serve"),

@@ -41,7 +41,7 @@ class TrainOptions:
     """What `tessera train` asks of a paper.
 
     `data`: names of worlds and paths of the user's own files; empty means the paper's own choice of worlds.
-    `steps`: the length of the whole training, shared among its stages as the paper shares it; None is its default.
+    `steps`: the length of the whole training, shared among its stages as the paper shares it; None: its default.
     `parts`: published checkpoints by role, as in {"language": "/models/llama-7b"}; empty means mini parts.
     """
 

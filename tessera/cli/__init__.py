@@ -1,0 +1,5 @@
+"""The command line: `tessera COMMAND`."""
+
+from tessera.cli.program import main
+
+__all__ = ["main"]

@@ -1,0 +1,154 @@
+"""What Tessera keeps in stock: `tessera zoo …` and `tessera worlds …`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tessera.cli.options import argument, option
+from tessera.cli.printing import number, print_json, print_table
+from tessera.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image as PIL
+
+
+@dataclass
+class ZooList:
+    """The mini parts that ship with the package, with the scores on their cards."""
+
+    json: bool = option("print JSON", False)
+
+    def run(self) -> None:
+        from tessera.zoo.parts import list_parts
+
+        cards = list_parts()
+        if self.json:
+            print_json(cards)
+            return
+        rows = []
+        for card in cards:
+            scores = (f"{name} {number(score['value'])}" for name, score in card.get("scores", {}).items())
+            rows.append((card["name"], ", ".join(scores) or "-"))
+        print_table(rows, ("part", "held-out scores"))
+
+
+@dataclass
+class ZooBuild:
+    """Train mini parts from the embedded worlds: an hour or two each on two cores, minutes on a GPU."""
+
+    names: tuple[str, ...] = argument("clip, lm, autoencoder, diffusion", metavar="NAME")
+    out: Path = option("folder for the runs and the parts", Path("runs/zoo"))
+    seed: int = option("of every random draw", 0)
+    steps: int | None = option("length of the training (default: the recipe's)", None)
+    resume: bool = option("go on where a run in --out was left", False)
+
+    def run(self) -> None:
+        from tessera.zoo.build import build
+
+        for name in self.names:
+            card = build(name, self.out / name, seed=self.seed, steps=self.steps, resume=self.resume)
+            gates = card.get("gates", {})
+            failed = [gate for gate, verdict in gates.items() if not verdict["passes"]]
+            print(
+                f"{name}: {self.out / name / name}"
+                + (f"; misses its gates {', '.join(failed)}" if failed else "")
+            )
+
+
+@dataclass
+class WorldsList:
+    """The embedded worlds, and what each can give."""
+
+    json: bool = option("print JSON", False)
+
+    def run(self) -> None:
+        from tessera.data.worlds.base import open_world, world_names
+
+        rows: list[dict[str, Any]] = []
+        for name in world_names():
+            try:
+                world = open_world(name)
+                tasks = {
+                    task: {split: len(world.source(task, split)) for split in ("train", "heldout")}
+                    for task in world.tasks
+                }
+                rows.append({"name": name, "here": True, "tasks": tasks})
+            except UserError as error:  # no emoji font on this machine
+                rows.append({"name": name, "here": False, "reason": str(error)})
+        if self.json:
+            print_json(rows)
+            return
+        for row in rows:
+            if not row["here"]:
+                print(f"{row['name']}: not on this machine: {row['reason']}")
+                continue
+            print(row["name"])
+            counts = [
+                (f"  {task}", number(n["train"]), number(n["heldout"])) for task, n in row["tasks"].items()
+            ]
+            print_table(counts, ("  task", "train", "held out"))
+
+
+@dataclass
+class WorldsShow:
+    """Samples of a world: their words here, their pictures on one sheet."""
+
+    name: str = argument("scenes, emoji, or a path of your files")
+    task: str = option("pairs, questions, edits, pages, …", "pairs")
+    split: Literal["train", "heldout"] = option("which part of the world", "train")
+    count: int = option("how many samples", 8)
+    out: Path = option("the sheet", Path("world.png"))
+
+    def run(self) -> None:
+        from tessera.data.worlds.base import open_world
+
+        source = open_world(self.name).source(self.task, self.split)
+        step = max(1, len(source) // max(1, self.count))
+        samples = [source[index] for index in islice(range(0, len(source), step), self.count)]
+        for sample in samples:
+            print(f"{sample.id}: {sample.text}")
+        pictures = [image.pil() for sample in samples for image in sample.images]
+        if pictures:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            sheet(pictures).save(self.out, format="PNG")
+            print(f"pictures: {self.out}")
+
+
+def sheet(pictures: list[PIL.Image], side: int = 128, columns: int = 8) -> PIL.Image:
+    """Pictures in rows, each fitted into a square of `side` pixels."""
+    from PIL import Image, ImageOps
+
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (side + 4) - 4, rows * (side + 4) - 4), "white")
+    for place, picture in enumerate(pictures):
+        small = ImageOps.contain(picture, (side, side), Image.Resampling.NEAREST)
+        page.paste(small, ((place % columns) * (side + 4), (place // columns) * (side + 4)))
+    return page
+
+
+@dataclass
+class WorldsExport:
+    """Write a task of a world as WebDataset shards, which `tessera train --data` and others' tools read."""
+
+    name: str = argument("scenes, emoji, or a path of your files")
+    out: Path = option("folder for the shards")
+    task: str = option("pairs, questions, edits, pages, …", "pairs")
+    split: Literal["train", "heldout"] = option("which part of the world", "train")
+    count: int | None = option("how many samples (default: all)", None)
+    shard: int = option("samples in a shard", 1000)
+
+    def run(self) -> None:
+        from tessera.data.worlds.base import open_world
+        from tessera.data.worlds.export import write_shards
+
+        if self.shard < 1:
+            raise UserError(f"--shard {self.shard} holds nothing; give 1 or more")
+        source = open_world(self.name).source(self.task, self.split)
+        shards, written, skipped = write_shards(source, self.out, count=self.count, size=self.shard)
+        print(
+            f"{written} samples in {shards} shards: {self.out}" + (f"; {skipped} skipped" if skipped else "")
+        )

@@ -1,0 +1,73 @@
+"""`tessera train` and `tessera reproduce`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tessera.cli.options import argument, option
+from tessera.cli.printing import print_json
+from tessera.errors import UserError
+from tessera.papers.registry import TrainOptions, get
+
+
+@dataclass
+class Train:
+    """Train a paper's model and write it, with a report, into a folder. Ctrl-C saves; --resume goes on."""
+
+    slug: str = argument("the short name that `tessera papers` lists")
+    data: tuple[str, ...] = option(
+        "worlds by name, or your files: a folder of pictures, tar shards, LLaVA or COCO JSON"
+        " (default: the worlds that the paper's recipe names)",
+        (),
+    )
+    out: Path | None = option("folder for the run (default runs/SLUG)", None)
+    steps: int | None = option("length of the whole training (default: the paper's)", None)
+    seed: int = option("of every random draw", 0)
+    resume: bool = option("go on where the run in --out was left; start where there is none", False)
+    size: Literal["mini", "published"] = option("mini parts that ship, or the paper's own", "mini")
+    parts: dict[str, str] = option("published checkpoints by role, as in language=/models/llama-7b", {})
+    precision: Literal["auto", "bf16", "fp32"] = option("auto: bf16 where the hardware is fast at it", "auto")
+    workers: int | None = option("processes that prepare data (default: by the cores)", None)
+
+    def run(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"--steps {self.steps} is no training; give 1 or more")
+        options = TrainOptions(
+            out=self.out or Path("runs") / self.slug,
+            data=self.data,
+            steps=self.steps,
+            seed=self.seed,
+            resume=self.resume,
+            size=self.size,
+            parts=self.parts,
+            precision=self.precision,
+            workers=self.workers,
+        )
+        folder = get(self.slug).train(options)
+        print(f"model:  {folder}")
+        if (options.out / "report.json").is_file():
+            from tessera.app.report import render
+
+            print(f"report: {render(options.out)}")
+
+
+@dataclass
+class Reproduce:
+    """Arms by seeds at equal budget, paired differences with 95 % intervals, and a verdict."""
+
+    slug: str = argument("the short name that `tessera papers` lists")
+    seeds: int = option("how many seeds each arm is trained with", 3)
+    out: Path | None = option("the result file (default results/SLUG.json)", None)
+    json: bool = option("print the result as JSON", False)
+
+    def run(self) -> None:
+        if self.seeds < 2:
+            raise UserError(f"--seeds {self.seeds} gives no interval; give 2 or more")
+        out = self.out or Path("results") / f"{self.slug}.json"
+        result = get(self.slug).reproduce(seeds=self.seeds, out=out)
+        if self.json:
+            print_json(result)
+        else:
+            print(f"result: {out}")
