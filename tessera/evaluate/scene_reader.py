@@ -137,7 +137,8 @@ def _separate(picture: np.ndarray) -> _Layers:
     brightness = np.maximum(np.maximum(red, green), blue)
     plane = np.stack([red - (green + blue) / 2, np.float32(np.sqrt(0.75)) * (green - blue)], axis=-1)
     behind = plane[brightness - np.minimum(np.minimum(red, green), blue) < _MIN_CHROMA]
-    vector = plane - (np.median(behind, axis=0) if len(behind) else 0)
+    # The median of every fourth pixel is as good and four times as fast.
+    vector = plane - (np.median(behind[::4], axis=0) if len(behind) else 0)
     chroma = np.sqrt(vector[..., 0] ** 2 + vector[..., 1] ** 2)
     coloured = chroma > _MIN_CHROMA
     hue = np.degrees(np.arctan2(plane[coloured, 1], plane[coloured, 0])) % 360
@@ -157,13 +158,16 @@ def _core(mask: np.ndarray) -> np.ndarray:
 def _candidates(colour: np.ndarray) -> list[_Candidate]:
     found = []
     inner = colour[PATCH:-PATCH, PATCH:-PATCH]
-    numbers = np.bincount(inner.ravel() + 1, minlength=len(COLOURS) + 1)[1:]
-    for index in np.flatnonzero(numbers >= _MIN_PIXELS):
-        labels, _ = ndimage.label(inner == index)
+    for index, window in enumerate(ndimage.find_objects(inner + 1, max_label=len(COLOURS))):
+        if window is None:
+            continue
+        labels, _ = ndimage.label(np.pad(inner[window] == index, 1))
         sizes = np.bincount(labels.ravel())
         cores = np.bincount(labels[_core(labels > 0)], minlength=len(sizes))
         for number in 1 + np.flatnonzero((sizes[1:] >= _MIN_PIXELS) & (cores[1:] >= _MIN_CORE)):
-            found += _cut(int(index), labels == number)
+            mask = np.zeros((SIZE, SIZE), dtype=bool)
+            mask[window] = labels[1:-1, 1:-1] == number
+            found += _cut(index, mask)
     return found
 
 
@@ -199,10 +203,9 @@ def _look(layers: _Layers, thing: _Candidate) -> _Evidence:
     return _Evidence(np.clip(strength, 0, 1).astype(np.float32).ravel(), counts.astype(np.float32).ravel())
 
 
-def _overlaps(bank: Templates, weighted: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Soft intersection over union of K patches with T templates, float32 [K, T]."""
-    both = weighted @ bank.soft.T
-    return both / np.maximum(counts @ bank.squared.T + energy - both, 1e-6)
+def _overlap(both: np.ndarray, template: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Soft intersection over union from the product of patch and template and the square of each."""
+    return both / np.maximum(template + energy - both, 1e-6)
 
 
 def _fit(seen: list[_Evidence]) -> list[_Fit]:
@@ -211,37 +214,41 @@ def _fit(seen: list[_Evidence]) -> list[_Fit]:
     fill = np.minimum(1, 2 * np.stack([one.strength for one in seen]))
     weighted = fill * counts
     energy = (weighted * fill).sum(axis=1, keepdims=True)
-    coarse = _overlaps(coarse_templates(), 4 * pool(weighted), 4 * pool(counts), energy)
-    fits = []
-    for index, one in enumerate(seen):
-        bank, overlap = coarse_templates(), coarse[index]
-        for shapes, reach in ((3, 2), (2, 1)):
-            bank = nearby(bank, _best_of_each_shape(bank, overlap)[:shapes], reach)
-            overlap = _overlaps(bank, weighted[index], counts[index], energy[index])
-        fits.append(_choose(bank, overlap, one))
-    return fits
+    bank = coarse_templates()
+    # Coarsely a template's square is as good as itself, so that one product gives both sums.
+    both, square = np.split(4 * pool(np.concatenate([weighted, counts])) @ bank.soft.T, 2)
+    overlap = _overlap(both, square, energy)
+    chosen = _best_of_each_shape(overlap, len(SHAPES))
+    for shapes, reach in ((3, 2), (2, 1)):
+        bank = nearby(bank, chosen[:, :shapes], reach)
+        both = (bank.soft @ weighted[..., None])[..., 0]
+        square = ((bank.soft * bank.soft) @ counts[..., None])[..., 0]
+        overlap = _overlap(both, square, energy)
+        chosen = _best_of_each_shape(overlap, shapes)
+    return [_choose(bank, index, overlap[index], one) for index, one in enumerate(seen)]
 
 
-def _best_of_each_shape(bank: Templates, overlap: np.ndarray) -> np.ndarray:
-    """Indices of the best template of each shape there is, best shape first."""
-    order = np.argsort(-overlap)
-    _, first = np.unique(bank.shape[order], return_index=True)
-    return order[np.sort(first)]
+def _best_of_each_shape(overlap: np.ndarray, shapes: int) -> np.ndarray:
+    """Each shape's best template int [K, shapes], best shape first; overlaps [K, T] lie in runs by shape."""
+    runs = overlap.reshape(len(overlap), shapes, -1)
+    best = runs.argmax(axis=2) + runs.shape[2] * np.arange(shapes)
+    order = np.argsort(-runs.max(axis=2), axis=1)
+    return np.take_along_axis(best, order, axis=1)
 
 
-def _choose(near: Templates, overlap: np.ndarray, seen: _Evidence) -> _Fit:
+def _choose(bank: Templates, index: int, overlap: np.ndarray, seen: _Evidence) -> _Fit:
     best = int(overlap.argmax())
-    shape, radius = int(near.shape[best]), float(near.radius[best])
+    shape, radius = int(bank.shape[index, best]), float(bank.radius[index, best])
     half_tones = (seen.strength > 0.1) & (seen.strength < 0.45) & (seen.counts > 0)
     return _Fit(
         shape,
         radius,
-        x=float(near.x[best]),
-        y=float(near.y[best]),
+        x=float(bank.x[index, best]),
+        y=float(bank.y[index, best]),
         overlap=float(overlap[best]),
-        margin=float(overlap[best] - overlap[near.shape != shape].max()),
+        margin=float(overlap[best] - overlap[bank.shape[index] != shape].max()),
         softness=float(half_tones.sum() / (PERIMETERS[shape] * radius)),
-        outline=near.soft[best].reshape(PATCH, PATCH) > 0,
+        outline=bank.soft[index, best].reshape(PATCH, PATCH) > 0,
     )
 
 

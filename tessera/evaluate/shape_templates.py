@@ -80,15 +80,14 @@ def pool(patches: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Templates:
-    """T rasterised shapes, each with what made it.
+    """Rasterised shapes, each with what made it; T stands for any leading sizes.
 
     `soft` is float32 [T, P * P] (pooled: [T, Q * Q]): twice the coverage and at most 1, so that an edge pixel
-    counts as full from half covered on. `squared` is the same for its square. `shape` int [T] indexes SHAPES,
-    `step` int [T] the radii, `x` and `y` float [T] are the centre off the patch's middle in pixels.
+    counts as full from half covered on. `shape` int [T] indexes SHAPES, `step` int [T] the radii, `x` and `y`
+    float [T] are the centre off the patch's middle in pixels.
     """
 
     soft: np.ndarray
-    squared: np.ndarray
     shape: np.ndarray
     step: np.ndarray
     x: np.ndarray
@@ -121,16 +120,16 @@ def _windows() -> np.ndarray:
 def _gather(shape: np.ndarray, step: np.ndarray, x: np.ndarray, y: np.ndarray) -> Templates:
     left, up = np.floor(x).astype(int), np.floor(y).astype(int)
     half_x, half_y = (x > left).astype(int), (y > up).astype(int)
-    soft = _windows()[shape, step, half_x, half_y, _ROOM - up, _ROOM - left].reshape(len(shape), -1)
-    return Templates(soft, soft * soft, shape, step, x, y)
+    soft = _windows()[shape, step, half_x, half_y, _ROOM - up, _ROOM - left]
+    return Templates(soft.reshape(*shape.shape, -1), shape, step, x, y)
 
 
 @cache
 def coarse_templates() -> Templates:
-    """Every shape at eight radii and whole-pixel shifts up to 2, pooled."""
+    """Every shape at eight radii and whole-pixel shifts up to 2, pooled; shapes in runs of equal length."""
     grid = np.meshgrid(np.arange(len(SHAPES)), _COARSE_RADII, _COARSE_SHIFTS, _COARSE_SHIFTS, indexing="ij")
     full = _gather(*(axis.ravel() for axis in grid))
-    return replace(full, soft=pool(full.soft), squared=pool(full.squared))
+    return replace(full, soft=pool(full.soft))
 
 
 @cache
@@ -142,11 +141,24 @@ def _around(reach: int) -> tuple[np.ndarray, ...]:
 
 
 def nearby(templates: Templates, chosen: np.ndarray, reach: int) -> Templates:
-    """The 27 templates around each chosen one, up to 0.2 x `reach` in radius and `reach` / 2 in centre."""
+    """The 27 templates around each chosen one, up to 0.2 x `reach` in radius and `reach` / 2 in centre.
+
+    Args:
+        templates: one bank [T] for all rows of `chosen`, or one a row [K, T].
+        chosen: indices [K, n] into the bank.
+
+    Returns:
+        Templates [K, n * 27], in runs of 27 around each chosen one.
+    """
     step, x, y = _around(reach)
+
+    def spread(values: np.ndarray, around: np.ndarray, low: float, high: float) -> np.ndarray:
+        picked = values[chosen] if values.ndim == 1 else np.take_along_axis(values, chosen, axis=1)
+        return np.clip(picked[..., None] + around, low, high).reshape(len(chosen), -1)
+
     return _gather(
-        np.repeat(templates.shape[chosen], len(step)),
-        np.clip(templates.step[chosen, None] + step, 0, _STEPS - 1).ravel(),
-        np.clip(templates.x[chosen, None] + x, -_ROOM, _ROOM).ravel(),
-        np.clip(templates.y[chosen, None] + y, -_ROOM, _ROOM).ravel(),
+        spread(templates.shape, np.zeros_like(step), 0, len(SHAPES)),
+        spread(templates.step, step, 0, _STEPS - 1),
+        spread(templates.x, x, -_ROOM, _ROOM),
+        spread(templates.y, y, -_ROOM, _ROOM),
     )
