@@ -24,7 +24,8 @@ def vision_config(**fields):
 def text_config(**fields):
     sizes = {"hidden_size": D, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END}
-    return LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=128, **{**sizes, **ids, **fields})
+    sizes |= {"vocab_size": VOCABULARY, "max_position_embeddings": 128}
+    return LlamaConfig(**{**sizes, **ids, **fields})
 
 
 def tokenizer_config(**fields):

@@ -71,9 +71,10 @@ class CausalTokenizerModel(PreTrainedModel):
             super()._init_weights(module)
 
     def train(self, mode: bool = True) -> CausalTokenizerModel:
-        """As everywhere, but the frozen vision encoder stays in evaluation mode."""
+        """As everywhere, but the vision encoder stays frozen and in evaluation mode."""
         super().train(mode)
-        self.vision.eval()
+        # Again here, because from_pretrained makes new parameters and then calls eval().
+        self.vision.eval().requires_grad_(False)
         return self
 
     @torch.no_grad()
@@ -109,8 +110,8 @@ class CausalTokenizerModel(PreTrainedModel):
             num_samples: what the sums are divided by, B by default: all pictures of an accumulated step.
 
         Raises:
-            UserError: a target is missing while its weight is not 0, or has another shape than its estimate; or
-            both weights are 0.
+            UserError: a target is missing while its weight is not 0, or has another shape than its estimate;
+                or both weights are 0.
         """
         if patch_features is None:
             if pixel_values is None:

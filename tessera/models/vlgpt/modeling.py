@@ -103,9 +103,10 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
             super()._init_weights(module)
 
     def train(self, mode: bool = True) -> VLGPTForConditionalGeneration:
-        """As everywhere, but the frozen image tokenizer stays in evaluation mode."""
+        """As everywhere, but the image tokenizer stays frozen and in evaluation mode."""
         super().train(mode)
-        self.image_tokenizer.eval()
+        # Again here, because from_pretrained makes new parameters and then calls eval().
+        self.image_tokenizer.eval().requires_grad_(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
