@@ -37,7 +37,7 @@ def frechet_distance(left: ArrayLike, right: ArrayLike) -> float:
     """Distance between feature sets float [n, d] and [m, d]; never below 0.
 
     With centred and scaled data matrices A [n, d] and B [m, d] (C1 = A'A, C2 = B'B) the trace of the root is
-    the sum of the singular values of A B': exact and stable for n < d, where the covariances are singular, and
+    the sum of the singular values of A B': exact and stable for n < d (singular covariances), and
     nothing is added to their diagonals. The estimate is biased upwards for small sets: compare equal sizes.
     """
     first, second = _features(left), _features(right)
