@@ -76,6 +76,7 @@ class Trainer:
         tensorboard: bool = False,
     ):  # fmt: skip
         self.accelerator = parallel.open_accelerator(device)
+        self.sharded = parallel.is_sharded(self.accelerator)
         self.precision = select.choose_precision(precision, self.accelerator.device)
         self.out, self.seed, self.resume, self.allow_other_data = Path(out), seed, resume, allow_other_data
         self.save_every, self.log_every = save_every, log_every
@@ -183,16 +184,13 @@ class Trainer:
         """Wrap model, objective and optimisers for the process group."""
         select.checkpoint_activations(stage.model, stage.activation_checkpointing)
         model, objective = stage.model, stage.objective
-        if (
-            self.accelerator.is_fsdp2
-        ):  # shards in place and for good: it gets a copy, the model takes the result
+        if self.sharded:  # in place and for good: a copy is sharded, the stage's model takes the result
             model, objective = copy.deepcopy((model, objective))
-        module = StepModule(model, objective, self.precision == "bf16").to(self.accelerator.device)
+        step = StepModule(model, objective, self.precision == "bf16", touch=self.sharded)
+        module = parallel.wrap(self.accelerator, step)
         optimisers = stage.optimiser.build(model, select.has_fast_bf16(self.accelerator.device))
-        wrapped, *held = self.accelerator.prepare(module, *optimisers)
-        bare = [one.optimizer for one in held]
         average = Average(model, stage.average) if stage.average is not None else None
-        return _Running(stage, position, offset, settings, frozen, model, wrapped, bare, average)
+        return _Running(stage, position, offset, settings, frozen, model, module, optimisers, average)
 
     def _restore(self, running: _Running, saved: checkpoint.Checkpoint) -> None:
         """Bring optimisers, average, loader, generators and position to where `saved` left them."""
@@ -326,7 +324,7 @@ class Trainer:
 
     def _call_back(self, running: _Running) -> None:
         due = [one for one in self.callbacks if running.step % one.every == 0]
-        if not due or not self.main or self.accelerator.is_fsdp2:
+        if not due or not self.main or self.sharded:
             return
         generators = state.generators()
         running.model.eval()

@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter] | Iterable[dict], lr: float = 0.02, 
+        self, parameters: Iterable[nn.Parameter] | Iterable[dict], lr: float = 0.02,
         momentum: float = 0.95, weight_decay: float = 0.0, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

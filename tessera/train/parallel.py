@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +12,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from tessera.errors import TesseraError, TrainingStopped, UserError
 
@@ -48,6 +53,60 @@ def open_accelerator(device: str) -> Accelerator:
             DistributedDataParallelKwargs(find_unused_parameters=True),
         ],
     )
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether the launcher asked for FSDP2.
+
+    Accelerate itself drops the wish on CPU without a word, so the engine takes the process group and the wish
+    from the launcher and shards by torch's `fully_shard`.
+
+    Raises:
+        UserError: FSDP 1 was asked for.
+    """
+    if accelerator.num_processes == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("only FSDP 2 is supported; add --fsdp_version 2 to accelerate launch")
+    return True
+
+
+def wrap(accelerator: Accelerator, module: nn.Module) -> nn.Module:
+    """`module` on its device, in DDP, or sharded in place under FSDP2; as it is for one process.
+
+    FSDP2 units are the blocks that the parts' `_no_split_modules` name, and the rest as one.
+
+    Raises:
+        UserError: a trainable scalar, which FSDP2 cannot shard.
+    """
+    if not is_sharded(accelerator):
+        return accelerator.prepare_model(module)
+    scalars = {name: p for name, p in module.named_parameters() if p.ndim == 0}
+    trained = [name for name, p in scalars.items() if p.requires_grad]
+    if trained:
+        raise UserError(
+            f"FSDP2 cannot shard the scalar {trained[0]}; give it shape [1], freeze it, or use DDP"
+        )
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    blocks = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    for part in reversed(list(module.modules())):
+        if type(part).__name__ in blocks and part is not module:
+            fully_shard(part, mesh=mesh, ignored_params=set(scalars.values()))
+    fully_shard(module, mesh=mesh, ignored_params=set(scalars.values()))
+    return module
+
+
+@contextmanager
+def synchronised(module: nn.Module, now: bool) -> Iterator[None]:
+    """Gradients of the backward pass inside go to all processes only if `now`."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+        yield
+    elif isinstance(module, DistributedDataParallel) and not now:
+        with module.no_sync():
+            yield
+    else:
+        yield
 
 
 def launch_note() -> str | None:

@@ -6,16 +6,16 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tessera.errors import UserError
-from tessera.train.parallel import total
+from tessera.train.parallel import synchronised, total
 from tessera.train.stage import Objective, Stage, Terms
 
 LISTENED = (signal.SIGTERM, signal.SIGINT)
@@ -25,17 +25,23 @@ class StepModule(nn.Module):
     """Model and objective as one module: wrappers see one forward pass, however the objective uses the
     model."""
 
-    def __init__(self, model: nn.Module, objective: Objective, bf16: bool):
+    def __init__(self, model: nn.Module, objective: Objective, bf16: bool, touch: bool = False):
         super().__init__()
-        self.model, self.objective, self.bf16 = model, objective, bf16
-        self._no_split_modules = getattr(
-            model, "_no_split_modules", None
-        )  # FSDP's transformer wrapping looks here
+        self.model, self.objective, self.bf16, self.touch = model, objective, bf16, touch
 
     def forward(self, batch: Any) -> Terms:
         device = next(self.model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            return self.objective(self.model, batch)
+            terms = self.objective(self.model, batch)
+        return self._touched(terms) if self.touch and torch.is_grad_enabled() else terms
+
+    def _touched(self, terms: Terms) -> Terms:
+        """`terms` with a zero from each parameter that is whole here: a process whose batch leaves one out
+        must still take part in the exchange of its gradient."""
+        whole = [p for p in self.model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        zero = sum(p.flatten()[:1].sum().float() * 0 for p in whole)
+        first = min(name for name in terms if terms[name][0].requires_grad)
+        return {**terms, first: (terms[first][0] + zero, *terms[first][1:])}
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def gradients(
     sums: list[Tensor] = []
     weights: list[float] = []
     for index, batch in enumerate(batches):
-        with nullcontext() if index == len(batches) - 1 else accelerator.no_sync(module):
+        with synchronised(module, now=index == len(batches) - 1):
             terms = module(batch)
             names = names or tuple(sorted(terms))
             _check_names(terms, names, stage)
