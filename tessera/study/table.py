@@ -1,0 +1,79 @@
+"""A study's result for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_COLOURS = {"holds": "green", "does not hold": "red", "unclear": "yellow"}
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _interval(one: Mapping[str, Any]) -> str:
+    return f"{_number(one['value'])} [{_number(one['low'])}, {_number(one['high'])}]"
+
+
+def _claims(result: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{result['slug']}: {result['title']}", title_justify="left")
+    for heading in ("claim", "metric", "difference, 95 % interval", "expected", "published", "verdict"):
+        table.add_column(heading, overflow="fold")
+    for claim in result["claims"]:
+        expected = f"within {_number(claim['margin'])}" if claim["expect"] == "within" else claim["expect"]
+        table.add_row(
+            f"{claim['name']}: {claim['arm']} - {claim['against']}",
+            claim["metric"],
+            "\n".join(f"{_interval(one)} ({one['method'].split(' over ')[1]})" for one in claim["intervals"]),
+            expected,
+            claim["published"],
+            Text(claim["verdict"], style=_COLOURS[claim["verdict"]]),
+        )
+    return table
+
+
+def _arms(result: Mapping[str, Any]) -> Table:
+    names = sorted({name for arm in result["arms"].values() for name in arm["metrics"]})
+    table = Table(title="mean over seeds, 95 % interval", title_justify="left")
+    for heading in ("arm", *names, "seconds a seed"):
+        table.add_column(heading, overflow="fold")
+    for name, arm in result["arms"].items():
+        cells = [_interval(arm["metrics"][metric]) if metric in arm["metrics"] else "" for metric in names]
+        table.add_row(name, *cells, _number(sum(arm["seconds"]) / len(arm["seconds"])))
+    return table
+
+
+def table(result: Mapping[str, Any]) -> RenderableType:
+    """Claims with their verdicts, arms with their scores, then budget, seeds, machine and notes."""
+    machine = result["machine"]
+    lines = [
+        f"budget: {result['budget']['note']}",
+        f"seeds {', '.join(map(str, result['seeds']))}; {result['seconds']:.0f} s of training and evaluation"
+        f" on {machine['cpu']}, {machine['cores']} cores; commit {result['commit']}",
+        f"designs tried: {result['design']['tried']}",
+        *result["notes"],
+    ]
+    colour = "" if result["budget"]["equal"] else "bold red"
+    return Group(_claims(result), _arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
+
+
+def text(result: Mapping[str, Any], width: int = 120) -> str:
+    """The same as plain text."""
+    console = Console(width=width, no_color=True, force_terminal=False, record=True, file=_Nowhere())
+    console.print(table(result))
+    return console.export_text()
+
+
+class _Nowhere:
+    """A file that keeps nothing: rich records what it prints only while it prints."""
+
+    def write(self, words: str) -> int:
+        return len(words)
+
+    def flush(self) -> None:
+        """Nothing is waiting."""
