@@ -56,6 +56,7 @@ _OPENERS: tuple[tuple[Callable[[bytes], bool], Callable[..., ImageFile.ImageFile
 def open_image(
     source: PIL.Image | np.ndarray | str | Path | bytes,
     *,
+    name: str = "",
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
 ) -> PIL.Image:
@@ -64,20 +65,21 @@ def open_image(
     Args:
         source: a PIL image, an array uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a path, or a file's
             bytes.
+        name: what messages call it; by default its path, or what kind of thing it is.
 
     Raises:
         BadSample: missing, empty, over a limit, of another format, cut short or damaged. Size is read from
             the header, before any pixel is decoded.
     """
     if isinstance(source, PIL.Image):
-        return _loaded(source, "a picture in memory", max_pixels)
+        return _loaded(source, name or "a picture in memory", max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, bytes):
-        name = f"a picture of {len(source)} bytes"
+        name = name or f"a picture of {len(source)} bytes"
         _check_bytes(len(source), name, max_bytes)
         return _decode(io.BytesIO(source), name, max_pixels)
-    name = str(source)
+    name = name or str(source)
     try:
         _check_bytes(Path(source).stat().st_size, name, max_bytes)
         with open(source, "rb") as file:
@@ -86,6 +88,8 @@ def open_image(
         raise BadSample(f"{name}: no such file") from None
     except OSError as error:
         raise BadSample(f"{name}: cannot be read ({error.strerror or 'input error'})") from None
+    except ValueError:  # a name that no file can have, such as one with a null character
+        raise BadSample(f"{name!r}: no such file") from None
 
 
 def _check_bytes(number: int, name: str, limit: int) -> None:
@@ -144,11 +148,7 @@ def _to_rgb(image: PIL.Image) -> PIL.Image:
 
 def _from_array(array: np.ndarray, max_pixels: int) -> PIL.Image:
     name = f"an array of shape {tuple(array.shape)} and type {array.dtype}"
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
-    ):
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise BadSample(f"{name}: a picture is uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
     _check_pixels((array.shape[1], array.shape[0]), name, max_pixels)
     if array.ndim == 2:

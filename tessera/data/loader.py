@@ -162,9 +162,7 @@ class Loader(Generic[B]):
             )
         for key, words in (("seed", "seed"), ("batches_of", "batches")):
             if state[key] != now[key]:
-                raise DataError(
-                    f"resume needs the same {words}: this run has {now[key]}, the saved one {state[key]}"
-                )
+                raise DataError(f"resume needs the same {words}: this run has {now[key]}, the saved one {state[key]}")
         self._place = {**state["place"], **({} if same_data else {"carried": [], "batches": 0})}
         self.skips.load_state_dict(state["skips"])
 

@@ -123,10 +123,7 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """A hash of all sources' fingerprints and shares."""
-        words = [
-            f"{source.fingerprint()} {share:.6f}"
-            for source, share in zip(self.sources, self.shares, strict=True)
-        ]
+        words = [f"{source.fingerprint()} {share:.6f}" for source, share in zip(self.sources, self.shares, strict=True)]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
     def stream(self, seed: int) -> MixtureStream:

@@ -72,9 +72,7 @@ def first_fit_decreasing(lengths: Seq[int], capacity: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
         if length > capacity:
-            raise UserError(
-                f"a sequence of {length} positions does not fit a row of {capacity}; raise row_length"
-            )
+            raise UserError(f"a sequence of {length} positions does not fit a row of {capacity}; raise row_length")
         place = next((row for row, left in enumerate(room) if left >= length), None)
         if place is None:
             rows.append([index])
@@ -190,9 +188,7 @@ class Packer:
     def batch(self, rows: Seq[Seq[Packed]], skip: Callable[[Draw, BadSample], None]) -> Batch:
         """One process's rows as a Batch; unreadable pictures go to `skip`."""
         if self.pixels is None:
-            return collate_rows(
-                [[item.sequence for item in row] for row in rows], self.row_length, self.pad_id
-            )
+            return collate_rows([[item.sequence for item in row] for row in rows], self.row_length, self.pad_id)
         arrays: list[np.ndarray] = []
         kept: list[list[Sequence]] = []
         for row in rows:

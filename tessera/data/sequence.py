@@ -54,9 +54,7 @@ class Sequence:
 def check_length(length: int, limit: int) -> None:
     """Raise BadSample where a sequence of `length` positions is over `limit`: nothing is ever cut."""
     if length > limit:
-        raise BadSample(
-            f"the sample needs {length} tokens, limit {limit}; raise max_length or lower image_size"
-        )
+        raise BadSample(f"the sample needs {length} tokens, limit {limit}; raise max_length or lower image_size")
 
 
 class _Tape:
@@ -141,14 +139,10 @@ class SequenceBuilder:
         """
         sequence = self._lay_out(sample.segments, sample.id, closed=True)
         if not (np.any(sequence.labels != IGNORED) or sequence.visual_target.any()):
-            raise BadSample(
-                "the sample has nothing to learn: no learned segment, and in a dialogue no assistant turn"
-            )
+            raise BadSample("the sample has nothing to learn: no learned segment, and in a dialogue no assistant turn")
         return sequence
 
-    def prompt(
-        self, segments: Iterable[Segment] | Sample, lead_in: str = "", *, draw: bool = False
-    ) -> Sequence:
+    def prompt(self, segments: Iterable[Segment] | Sample, lead_in: str = "", *, draw: bool = False) -> Sequence:
         """What a generation starts from: `segments`, left open, with nothing marked as learned.
 
         A dialogue that ends with the user gets the assistant's marker; then comes `lead_in`, such as "Short

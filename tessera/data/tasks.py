@@ -84,9 +84,7 @@ def edit(sample: Sample, rng: np.random.Generator) -> Sample:
     """(before, instruction, after) as a dialogue. Where an edit is impossible the third segment is a text
     that says so, and that text is the answer."""
     if len(sample.segments) != 3:
-        raise BadSample(
-            f"an edit is a picture, an instruction and a result, this sample has {len(sample.segments)}"
-        )
+        raise BadSample(f"an edit is a picture, an instruction and a result, this sample has {len(sample.segments)}")
     before, instruction, after = sample.segments
     if not (isinstance(before, Image) and isinstance(instruction, Text) and isinstance(after, Image | Text)):
         raise BadSample("an edit is a picture, an instruction and a result, in this order")
@@ -125,8 +123,9 @@ class Mapped:
         return self.draw(index, np.random.default_rng([index]))
 
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """Sample `index` with its random choices taken from `rng`."""
-        return self.task(self.source[index], rng)
+        """Sample `index` with its random choices, and those of a mapped source within, taken from `rng`."""
+        inner = self.source.draw(index, rng) if isinstance(self.source, Mapped) else self.source[index]
+        return self.task(inner, rng)
 
     def fingerprint(self) -> str:
         """That of the source, and the task's name."""

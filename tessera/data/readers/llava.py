@@ -40,7 +40,7 @@ def llava_world(file: Path, rows: Any, images: str | Path | None = None) -> File
     if not isinstance(rows, list):
         raise DataError(f"{file} is not a list of conversations")
     tally = Tally()
-    records = []
+    records: list[Record[Mapping[str, Any]]] = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
             tally.add("without conversations", f"entry {number}")

@@ -10,6 +10,7 @@ false.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,27 +38,25 @@ class Members:
     @property
     def pictures(self) -> list[str]:
         """Extensions that are pictures, in alphabetical order."""
-        return sorted(
-            name for name in self.shard.members[self.key] if f".{name.rsplit('.', 1)[-1]}" in SUFFIXES
-        )
+        return sorted(name for name in self.shard.members[self.key] if f".{name.rsplit('.', 1)[-1]}" in SUFFIXES)
 
     def has(self, extension: str) -> bool:
         """Whether there is a member of this extension."""
         return extension in self.shard.members[self.key]
 
-    def image(self, extension: str, learned: bool = True) -> Image:
-        """A picture, still encoded."""
-        name = f"{self.shard.path}:{self.key}.{extension}"
-        return Image(self.shard.read(self.key, extension), learned=learned, key=name)
+    def image(self, extension: str) -> Image:
+        """A picture, not yet read."""
+        member = self.shard.member(self.key, extension)
+        return Image(member.picture, key=str(member))
 
     def text(self) -> str:
         """The member `.txt`."""
-        return self.shard.read(self.key, "txt").decode("utf-8-sig", "replace").strip()
+        return self.shard.member(self.key, "txt").read().decode("utf-8-sig", "replace").strip()
 
     def json(self) -> Mapping[str, Any]:
         """The member `.json`. Raises BadSample where it is not a JSON object."""
         try:
-            value = json.loads(self.shard.read(self.key, "json"))
+            value = json.loads(self.shard.member(self.key, "json").read())
         except ValueError:
             raise BadSample(f"{self.shard.path}: {self.key}.json is not valid JSON") from None
         if not isinstance(value, dict):
@@ -131,9 +130,7 @@ def without_last_number(key: str) -> str:
     return key.rsplit("-", 1)[0]
 
 
-STATEMENTS = Layout(
-    "statements", "questions", "json", _statement, ("sentence", "label"), group=without_last_number
-)
+STATEMENTS = Layout("statements", "questions", "json", _statement, ("sentence", "label"), group=without_last_number)
 LAYOUTS = (
     Layout("conversations", "conversations", "json", _conversation, ("conversations",)),
     Layout("questions", "questions", "json", _question, ("question", "answer")),
@@ -204,15 +201,15 @@ def _spoiled(shards: list[Shard], samples: int, tally: Tally) -> None:
 def _find_layout(every: list[Members]) -> Layout:
     """The layout of the first sample that has one."""
     for members in every[:20]:
-        try:
-            return next(layout for layout in LAYOUTS if layout.matches(members))
-        except (StopIteration, BadSample):
-            continue
+        for layout in LAYOUTS:
+            with contextlib.suppress(BadSample):  # JSON that cannot be read: the next sample may tell
+                if layout.matches(members):
+                    return layout
     first = every[0]
     found = ", ".join(first.shard.members[first.key])
     raise DataError(
-        f"{first.shard.path}: {first.key} has the members {found}, and no known layout fits; known are KEY.txt, or"
-        " KEY.json with caption, text, conversations, question and answer, or sentence and label"
+        f"{first.shard.path}: {first.key} has the members {found}, which fit no known layout; known are"
+        " KEY.txt, or KEY.json with caption, text, conversations, question and answer, or sentence and label"
     )
 
 

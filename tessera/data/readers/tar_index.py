@@ -11,10 +11,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image as PIL
+
+from tessera.data.images import MAX_BYTES, open_image
 from tessera.errors import DataError, UserError
 from tessera.files import write_text
 
 Span = tuple[int, int]  # first byte, number of bytes
+
+
+@dataclass(frozen=True)
+class Member:
+    """The bytes of one file in a tar file, read when asked for."""
+
+    path: Path
+    name: str
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """All of it."""
+        return self._first(self.size)
+
+    def picture(self) -> PIL.Image:
+        """It as an RGB picture. Raises BadSample as `open_image` does."""
+        return open_image(self._first(MAX_BYTES + 1), name=str(self))
+
+    def _first(self, limit: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return file.read(min(self.size, limit))
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}"
 
 
 @dataclass
@@ -27,12 +56,10 @@ class Shard:
     doubles: list[str] = field(default_factory=list)
     cut: bool = False
 
-    def read(self, key: str, extension: str) -> bytes:
-        """The bytes of one member."""
+    def member(self, key: str, extension: str) -> Member:
+        """One member, not yet read."""
         start, size = self.members[key][extension]
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            return file.read(size)
+        return Member(self.path, f"{key}.{extension}", start, size)
 
 
 def index_shard(path: Path) -> Shard:
@@ -72,16 +99,15 @@ def _scan(path: Path, size: int) -> Shard:
     from webdataset.tariterators import base_plus_ext
 
     shard = Shard(path)
+    end = 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if not member.isfile():
-                    continue
-                key, extension = base_plus_ext(member.name)
-                if member.offset_data + member.size > size:
-                    shard.cut = True
+                end = member.offset_data + (-member.size % 512 + member.size if member.isfile() else 0)
+                if end > size:
                     break
-                if not key or member.name.startswith("__"):
+                key, extension = base_plus_ext(member.name)
+                if not member.isfile() or not key or member.name.startswith("__"):
                     continue
                 spans = shard.members.setdefault(key, {})
                 if extension.lower() in spans:
@@ -90,10 +116,11 @@ def _scan(path: Path, size: int) -> Shard:
                     spans[extension.lower()] = (member.offset_data, member.size)
     except (tarfile.TarError, EOFError):
         if not shard.members:
-            raise DataError(
-                f"{path} is not an uncompressed tar file, or is cut before its first member"
-            ) from None
-        shard.cut = True
+            raise DataError(f"{path} is not an uncompressed tar file, or is cut in its first member") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    # A whole tar file ends in zero blocks; tarfile itself passes over their absence.
+    with open(path, "rb") as file:
+        file.seek(end)
+        shard.cut = file.read(512) != bytes(512)
     return shard
