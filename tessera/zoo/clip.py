@@ -136,13 +136,29 @@ def save(model: nn.Module, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _pooled_patches(clip: CLIPModel, pictures: np.ndarray) -> np.ndarray:
-    """Mean and maximum over the patches of the last hidden state, float [n, 2C]."""
-    found = []
-    for part in np.array_split(pictures, max(1, len(pictures) // 100)):
-        states = clip.vision_model(to_pixel_values(part)).last_hidden_state[:, 1:]
-        found.append(torch.cat([states.mean(dim=1), states.amax(dim=1)], dim=1))
+def _patches(clip: CLIPModel, pictures: np.ndarray) -> np.ndarray:
+    """Patches of the last hidden state, float [n, P, C]."""
+    parts = np.array_split(pictures, max(1, len(pictures) // 100))
+    found = [clip.vision_model(to_pixel_values(part)).last_hidden_state[:, 1:] for part in parts]
     return torch.cat(found).numpy()
+
+
+def _probes(clip: CLIPModel) -> dict[str, Estimate]:
+    """Linear probes on one-object pictures: of what it is, on the patches' mean and maximum; of where it is, on all
+    patches side by side."""
+    seen, unseen = ScenePool(2000, seed=2, counts=(1.0, 0, 0, 0)), heldout_pool(500, objects=1)
+    patches = [_patches(clip, pool.pictures) for pool in (seen, unseen)]
+    pooled = [np.concatenate([found.mean(axis=1), found.max(axis=1)], axis=1) for found in patches]
+    flat = [found.reshape(len(found), -1) for found in patches]
+    result = {}
+    for attribute, names in {**ATTRIBUTES, "place": PLACES}.items():
+        codes = [
+            np.array([names.index(getattr(scene.objects[0], attribute)) for scene in pool.scenes])
+            for pool in (seen, unseen)
+        ]
+        train, test = flat if attribute == "place" else pooled
+        result[f"probe {attribute}"] = linear_probe(train, codes[0], test, codes[1])
+    return result
 
 
 @torch.no_grad()
@@ -150,15 +166,7 @@ def scores(folder: Path) -> dict[str, Estimate]:
     """Linear probes of one-object held-out combinations, and retrieval among 500 held-out pictures."""
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    seen, unseen = ScenePool(2000, seed=2, counts=(1.0, 0, 0, 0)), heldout_pool(500, objects=1)
-    train, test = (_pooled_patches(clip, pool.pictures) for pool in (seen, unseen))
-    found = {}
-    for attribute, names in {**ATTRIBUTES, "place": PLACES}.items():
-        codes = [
-            np.array([names.index(getattr(scene.objects[0], attribute)) for scene in pool.scenes])
-            for pool in (seen, unseen)
-        ]
-        found[f"probe {attribute}"] = linear_probe(train, codes[0], test, codes[1])
+    found = _probes(clip)
     pool = heldout_pool(500)
     words = encode(tokenizer, canonical(pool.scenes), TEXT_POSITIONS)
     texts = clip.text_projection(clip.text_model(words).pooler_output)

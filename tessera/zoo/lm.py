@@ -13,12 +13,13 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from tessera.data.loader import Loader
 from tessera.data.mixture import Mixture
 from tessera.data.packing import Batch, Packer
-from tessera.data.sample import Image, Sample, Text
+from tessera.data.sample import Sample, Text
 from tessera.data.sequence import SequenceBuilder
 from tessera.data.tasks import INSTRUCTIONS, Mapped
 from tessera.data.worlds import open_world
 from tessera.errors import BadSample
 from tessera.evaluate.intervals import Estimate, bootstrap_mean
+from tessera.layers.attention import NAME as ATTENTION
 from tessera.layers.masks import block_causal
 from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
@@ -36,7 +37,7 @@ def mini_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=704, num_hidden_layers=4,
         num_attention_heads=4, max_position_embeddings=1024, tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, attn_implementation="tessera",
+        pad_token_id=tokenizer.pad_token_id, attn_implementation=ATTENTION,
     )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def save(model: nn.Module, folder: Path) -> None:
 @torch.no_grad()
 def scores(folder: Path, batches: int = 16) -> dict[str, Estimate]:
     """Cross-entropy of held-out words in nats a token, over rows."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="tessera").eval()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=ATTENTION).eval()
     means = []
     for _, batch in zip(range(batches), _loader("heldout", 0, AutoTokenizer.from_pretrained(folder)), strict=False):
         total, count = loss(model, batch)["text"]

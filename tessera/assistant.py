@@ -1,0 +1,212 @@
+"""A trained model with what it needs to read and to paint: pictures and words in, pictures and words out.
+
+    assistant = tessera.load("runs/demo/model")
+    assistant.caption(image), assistant.answer(image, "How many stars?"), assistant.draw("a red star at the top left")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from PIL import Image as PIL
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tessera.data.images import Pixels
+from tessera.data.sample import Image, Sample, Segment, Text
+from tessera.data.sequence import Sequence as Tokens
+from tessera.data.sequence import SequenceBuilder
+from tessera.data.tasks import CAPTION_REQUESTS, DRAW_ANSWERS, DRAW_REQUESTS
+from tessera.errors import CheckpointError, UserError
+from tessera.files import atomic_folder, write_json
+from tessera.generate.interleaved import Images, Prompt, Reply, Words, generate
+from tessera.models.diffusion.painter import Painter
+from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+
+CARD = "tessera.json"
+FORMAT = 1  # of the model folder
+BATCH = 64  # prompts that are continued together
+
+Picture = PIL.Image | np.ndarray | str | Path | bytes
+
+
+@dataclass
+class Assistant:
+    """VL-GPT in use. All calls take one input or a list of them, and answer in kind.
+
+    Args:
+        painter: the frozen diffusion model that turns conditions into pixels.
+    """
+
+    model: VLGPTForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+    pixels: Pixels
+    painter: Painter
+
+    def __post_init__(self) -> None:
+        positions = self.model.config.num_image_positions
+        self.builder = SequenceBuilder(self.tokenizer, positions)
+
+    @overload
+    def caption(self, images: Picture) -> str: ...
+    @overload
+    def caption(self, images: Sequence[Picture]) -> list[str]: ...
+    def caption(self, images, request: str = CAPTION_REQUESTS[0], max_new_tokens: int = 64):
+        """A sentence about each picture."""
+        return self.answer(images, request, max_new_tokens)
+
+    @overload
+    def answer(self, images: Picture, questions: str) -> str: ...
+    @overload
+    def answer(self, images: Sequence[Picture], questions: Sequence[str]) -> list[str]: ...
+    def answer(self, images, questions, max_new_tokens: int = 64):
+        """What the model says of each picture, asked the question beside it, or the one question."""
+        single = not isinstance(images, list | tuple)
+        pictures = [images] if single else list(images)
+        asked = [questions] * len(pictures) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(pictures):
+            raise UserError(f"{len(pictures)} pictures and {len(asked)} questions; give one question for each picture")
+        prompts = [
+            self.builder.prompt((Image(picture, learned=False, role="user"), Text(text, learned=False, role="user")))
+            for picture, text in zip(pictures, asked, strict=True)
+        ]
+        answers = [reply.text for reply in self._continue(prompts, "never", max_new_tokens)]
+        return answers[0] if single else answers
+
+    @overload
+    def draw(self, texts: str, *, seed: int = 0) -> PIL.Image: ...
+    @overload
+    def draw(self, texts: Sequence[str], *, seed: int = 0) -> list[PIL.Image]: ...
+    def draw(self, texts, *, seed: int = 0):
+        """A picture of each text. The same text and seed give the same picture, whatever else is drawn beside it."""
+        single = isinstance(texts, str)
+        asked = [texts] if single else list(texts)
+        prompts = [
+            self.builder.prompt(
+                (Text(DRAW_REQUESTS[0].format(text), learned=False, role="user"),), DRAW_ANSWERS[0], draw=True
+            )
+            for text in asked
+        ]
+        embeds = torch.stack([reply.pictures[0] for reply in self._continue(prompts, "allowed", 0)])
+        drawn = self.paint(embeds, seed=seed)
+        return drawn[0] if single else drawn
+
+    def reconstruct(self, images: Sequence[Picture], *, seed: int = 0) -> list[PIL.Image]:
+        """Pictures through the image tokenizer, its detokenizer and the painter."""
+        return self.paint(self.encode(images), seed=seed)
+
+    def chat(self, turns: Sequence[Segment], *, seed: int = 0, max_new_tokens: int = 128) -> list[str | PIL.Image]:
+        """The assistant's next turn in a dialogue of Text and Image segments with roles."""
+        prompt = self.builder.prompt([_read_only(turn) for turn in turns])
+        return self._show(self._continue([prompt], "allowed", max_new_tokens)[0], seed)
+
+    def generate(self, sample: Sample, *, seed: int = 0, max_new_tokens: int = 128) -> list[str | PIL.Image]:
+        """What comes after a page of words and pictures: words and pictures."""
+        prompt = self.builder.prompt([_read_only(segment) for segment in sample.segments])
+        return self._show(self._continue([prompt], "allowed", max_new_tokens)[0], seed)
+
+    @torch.no_grad()
+    def embed(self, inputs: Sequence[Picture] | Sequence[str]) -> np.ndarray:
+        """Feature vectors float32 [n, d]: the last hidden states of the language model over each input, averaged.
+
+        A str is a text here; give a picture as an image, an array, a Path or bytes.
+        """
+        rows = []
+        for given in inputs:
+            segment = Text(given) if isinstance(given, str) else Image(given)
+            tokens = self.builder.prompt((segment,))
+            pictures = [image.pil() for image in tokens.images]
+            embeds = self.encode(pictures) if pictures else None
+            hidden = self.model(torch.from_numpy(tokens.input_ids).long()[None], image_embeds=embeds).hidden
+            rows.append(hidden[0, 1:].mean(dim=0))
+        return torch.stack(rows).float().numpy()
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Picture]) -> Tensor:
+        """Visual embeddings [M, N, d] of M pictures."""
+        arrays = np.stack([self.pixels.one(Image(image).pil()) for image in images])
+        return self.model.encode_images(torch.from_numpy(arrays).to(self.model.device, self.model.dtype))
+
+    @torch.no_grad()
+    def paint(self, embeds: Tensor, *, seed: int = 0) -> list[PIL.Image]:
+        """Pictures of visual embeddings [M, N, d]."""
+        found = []
+        for part in embeds.split(BATCH):
+            conditions = self.model.decode_images(part)
+            generators = [torch.Generator().manual_seed(seed) for _ in part]
+            found += list(
+                self.painter.paint(
+                    conditions.text, conditions.image, steps=self.model.config.draw_steps,
+                    guidance=self.model.config.draw_guidance, generator=generators,
+                )
+            )  # fmt: skip
+        return [PIL.fromarray(picture) for picture in found]
+
+    def _continue(self, prompts: Sequence[Tokens], images: Images, max_new_tokens: int) -> list[Reply]:
+        found: list[Reply] = []
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            counts = [len(prompt.images) for prompt in part]
+            shown = [image.pil() for prompt in part for image in prompt.images]
+            embeds = iter(self.encode(shown).split(counts)) if shown else None
+            found += generate(
+                self.model,
+                [Prompt(prompt.input_ids.tolist(), next(embeds) if embeds else None) for prompt in part],
+                max_new_tokens=max_new_tokens, images=images, tokenizer=self.tokenizer,
+            )  # fmt: skip
+        return found
+
+    def _show(self, reply: Reply, seed: int) -> list[str | PIL.Image]:
+        shown: list[str | PIL.Image] = []
+        for part in reply.segments:
+            if isinstance(part, Words):
+                shown.append((part.text or "").strip())
+            else:
+                shown.append(self.paint(part.embeds[None], seed=seed)[0])
+        return shown
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model folder: VL-GPT and tokenizer as transformers lays them out, painter/ as diffusers does."""
+        with atomic_folder(folder) as aside:
+            self.model.save_pretrained(aside)
+            self.tokenizer.save_pretrained(aside)
+            self.painter.save_pretrained(aside / "painter")
+            write_json(aside / CARD, {"format": FORMAT, "model": "vl-gpt", "image_size": self.pixels.size})
+
+
+def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Assistant:
+    """The assistant that `Assistant.save` wrote.
+
+    Raises:
+        CheckpointError: no such folder, a format of another version, or a damaged part.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is no model folder of Tessera (it has no readable {CARD}); give the folder that"
+            " `tessera train` named at its end"
+        ) from error
+    if card.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
+    try:
+        model = VLGPTForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the libraries raise many kinds for a file that is cut short
+        raise CheckpointError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), Painter.from_pretrained(folder / "painter"))
+
+
+def _read_only(segment: Segment) -> Segment:
+    if isinstance(segment, Text):
+        return Text(segment.text, learned=False, role=segment.role)
+    if isinstance(segment, Image):
+        return Image(segment.source, learned=False, key=segment.key, role=segment.role)
+    raise UserError(f"a {type(segment).__name__} segment has no place in a dialogue")

@@ -1,0 +1,293 @@
+"""VL-GPT: A Generative Pre-trained Transformer for Vision and Language Understanding and Generation (2312.09251).
+
+A picture becomes N continuous, causally ordered vectors by a small tokenizer, whose detokenizer regresses the
+conditions of a frozen diffusion model. A language model then predicts the next element of interleaved sequences: a
+word by cross-entropy, a vector by mean squared error. Three stages:
+    A. image tokenizer and detokenizer, against e_v and e_t of the frozen painter (section 3.1);
+    B. pre-training on pairs in both orders and on interleaved pages, everything learned (section 3.2);
+    C. instruction tuning, the loss on answers only (section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tessera.assistant import Assistant
+from tessera.data.source import World
+from tessera.data.worlds import open_world
+from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
+from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
+from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.papers.registry import TrainOptions, paper
+from tessera.papers.vl_gpt_data import Streams
+from tessera.train.engine import Callback, Event, Stage, Trainer
+from tessera.train.features import FeatureStore
+from tessera.train.optim import Optimiser
+from tessera.zoo.foundation import Foundation, load_mini, load_published_parts, stack_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how a stage trains. `batch` counts pictures in stage A and packed rows in B and C."""
+
+    steps: int
+    batch: int
+    lr: float
+    kind: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+
+    def optimiser(self) -> Optimiser:
+        """The optimiser with a cosine schedule."""
+        return Optimiser(
+            kind=self.kind,  # type: ignore[arg-type]
+            lr=self.lr, betas=self.betas, weight_decay=self.weight_decay,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that mini and published VL-GPT differ in.
+
+    Args:
+        tokenizer: fields of CausalTokenizerConfig beside what the parts decide.
+        model: fields of VLGPTConfig beside what the parts decide.
+        lora: tune the language model by LoRA, as the paper does; or, at mini width, where LoRA saves nothing, whole.
+        row_length: positions of a packed row.
+    """
+
+    tokenizer: Mapping[str, Any]
+    model: Mapping[str, Any]
+    lora: bool
+    row_length: int
+    align: Schedule
+    pretrain: Schedule
+    instruct: Schedule
+
+    @property
+    def steps(self) -> int:
+        """Updates of all three stages."""
+        return self.align.steps + self.pretrain.steps + self.instruct.steps
+
+    def scaled(self, steps: int | None) -> Recipe:
+        """The same recipe with `steps` updates in all, shared among the stages in the same proportion."""
+        if steps is None:
+            return self
+        share = steps / self.steps
+        parts = {
+            name: replace(stage, steps=max(1, round(stage.steps * share)))
+            for name, stage in (("align", self.align), ("pretrain", self.pretrain), ("instruct", self.instruct))
+        }
+        return replace(self, **parts)
+
+
+MINI = Recipe(
+    tokenizer={"num_embeddings": 8, "width": 192, "depth": 2, "heads": 3, "mlp_width": 768, "query_std": 1.0},
+    model={"draw_steps": 20, "draw_guidance": 3.0, "draw_size": 64},
+    lora=False,
+    row_length=256,
+    align=Schedule(steps=600, batch=64, lr=1e-3, kind="muon"),
+    pretrain=Schedule(steps=450, batch=12, lr=1.5e-3, kind="muon"),
+    instruct=Schedule(steps=900, batch=12, lr=1e-3, kind="muon"),
+)
+PUBLISHED = Recipe(  # section 4.1 and appendix A; what they leave open is marked in VLGPTConfig
+    tokenizer={},
+    model={},
+    lora=True,
+    row_length=512,
+    align=Schedule(steps=10_000, batch=1024, lr=2e-4),
+    pretrain=Schedule(steps=20_000, batch=4096, lr=2e-4),
+    instruct=Schedule(steps=10_000, batch=512, lr=5e-5),
+)
+
+
+def tokenizer_config(foundation: Foundation, recipe: Recipe) -> CausalTokenizerConfig:
+    """The image tokenizer that fits between these parts."""
+    unet = foundation.painter.unet.config
+    return CausalTokenizerConfig(
+        vision_config=foundation.vision.config.to_dict(),
+        embed_width=foundation.language.config.hidden_size,
+        image_condition_tokens=foundation.painter.image_projection.latents.shape[1],
+        image_condition_width=unet.cross_attention_dim,
+        text_condition_tokens=foundation.text.encoder.config.max_position_embeddings,
+        text_condition_width=foundation.text.encoder.config.hidden_size,
+        **recipe.tokenizer,
+    )
+
+
+@dataclass
+class Run:
+    """One training of VL-GPT: the parts, the data and the three stages over them."""
+
+    foundation: Foundation
+    recipe: Recipe
+    streams: Streams
+    patches: FeatureStore = field(init=False)
+    embeds: FeatureStore = field(init=False)
+    model: VLGPTForConditionalGeneration | None = None
+
+    def stages(self) -> Iterator[Stage]:
+        """A, B and C; each is made when the one before it has ended."""
+        tokenizer = CausalTokenizerModel(tokenizer_config(self.foundation, self.recipe), self.foundation.vision)
+        yield self.align(tokenizer)
+        self.model = self.join(tokenizer)
+        yield self.language_stage("pretrain", self.recipe.pretrain)
+        yield self.language_stage("instruct", self.recipe.instruct)
+
+    def align(self, tokenizer: CausalTokenizerModel) -> Stage:
+        """Stage A: z_v and z_t estimate the painter's conditions (equation 1)."""
+        conditions = self.foundation
+
+        def encode(images: Sequence[Any]):
+            pixels = stack_pixels(images, conditions.pixels).to(tokenizer.device)
+            return tokenizer.patch_features(pixels)
+
+        self.patches = FeatureStore(encode)
+        shared = conditions.image.encoder is conditions.vision and tokenizer.config.vision_layer == -1
+
+        def objective(model: CausalTokenizerModel, batch: Any):
+            images, sentences = batch
+            features = self.patches(images).to(model.device)
+            output = model(
+                patch_features=features,
+                image_target=lambda: conditions.image.of_states(features) if shared else conditions.image(images),
+                text_target=lambda: conditions.text(sentences),
+            )
+            named = {"image condition": output.image, "text condition": output.text}
+            weights = {"image condition": model.config.image_weight, "text condition": model.config.text_weight}
+            return {name: (*tally, weights[name]) for name, tally in named.items() if tally is not None}
+
+        schedule = self.recipe.align
+        return Stage(
+            name="align", model=tokenizer, objective=objective,  # type: ignore[arg-type]
+            loader=self.streams.captioned(schedule.batch), steps=schedule.steps,
+            trainable=("tokenizer.*", "detokenizer.*"), optimiser=schedule.optimiser(),
+        )  # fmt: skip
+
+    def join(self, tokenizer: CausalTokenizerModel) -> VLGPTForConditionalGeneration:
+        """VL-GPT out of the trained tokenizer and the language model."""
+        words = self.foundation.tokenizer
+        start, end, place = words.convert_tokens_to_ids(["[IMG]", "[/IMG]", "<image>"])
+        inside = max(start, end) < self.foundation.language.config.vocab_size
+        model = VLGPTForConditionalGeneration.from_parts(
+            self.foundation.language, tokenizer,
+            image_start_id=start, image_end_id=end, image_placeholder_id=place,
+            image_token_rows="shared" if inside else "separate", **self.recipe.model,
+        )  # fmt: skip
+
+        def encode(images: Sequence[Any]):
+            return model.scale_embeds(tokenizer.encode(self.patches(images).to(model.device)))
+
+        self.embeds = FeatureStore(encode)
+        return model
+
+    def language_stage(self, name: str, schedule: Schedule) -> Stage:
+        """Stage B or C: the next element, word or visual embedding (equation 2)."""
+        assert self.model is not None
+        batches = self.streams.pretraining if name == "pretrain" else self.streams.instructions
+
+        def objective(model: Any, batch: Any):
+            embeds = self.embeds(batch.images).to(batch.input_ids.device) if batch.images else None
+            output = model(
+                batch.input_ids, labels=batch.labels, visual_target=batch.visual_target,
+                position_ids=batch.position_ids, segment_ids=batch.segment_ids, image_embeds=embeds,
+                num_text=1, num_visual=1,
+            )  # fmt: skip
+            weight = self.model.config.visual_loss_weight  # type: ignore[union-attr]
+            return {"words": tuple(output.text), "pictures": (*output.visual, weight)}
+
+        trained = ("language_model.*", "regression_head.*")
+        if self.recipe.lora:
+            self._add_adapters()
+            trained = ("*lora_*", "regression_head.*", "image_token_rows.*")
+        return Stage(
+            name=name, model=self.model, objective=objective,
+            loader=batches(schedule.batch, self.recipe.row_length), steps=schedule.steps, trainable=trained,
+            optimiser=schedule.optimiser(),
+        )  # fmt: skip
+
+    def _add_adapters(self) -> None:
+        from peft import inject_adapter_in_model
+
+        from tessera.models.vlgpt.sizes import lora_config
+
+        if not any("lora_" in name for name, _ in self.model.named_parameters()):  # type: ignore[union-attr]
+            inject_adapter_in_model(lora_config(self.model.config), self.model)  # type: ignore[union-attr, arg-type]
+
+    def assistant(self) -> Assistant:
+        """The model as it is now, with what it needs to read and to paint."""
+        assert self.model is not None
+        return Assistant(self.model, self.foundation.tokenizer, self.foundation.pixels, self.foundation.painter)
+
+
+def worlds(data: Sequence[str]) -> list[tuple[World, float]]:
+    """Worlds with their shares. One's own data, alone, get half; the embedded worlds keep the rest, so that the model
+    goes on answering and drawing what its own data do not ask for."""
+    embedded = [("scenes", 0.85), ("emoji", 0.15)]
+    own = [name for name in data if name not in dict(embedded)]
+    if not data:
+        return [(open_world(name), share) for name, share in embedded]
+    if len(own) < len(data):
+        return [(open_world(name), 1.0 / len(data)) for name in data]
+    return [(open_world(name), 0.5 / len(own)) for name in own] + [
+        (open_world(name), 0.5 * share) for name, share in embedded
+    ]
+
+
+@paper("vl-gpt")
+class VLGPT:
+    """One causal transformer over words and pictures, one objective: the next element."""
+
+    def describe(self) -> Mapping[str, Sequence[str]]:
+        """Headed lists of lines for `tessera show`."""
+        stages = (("A align", MINI.align), ("B pretrain", MINI.pretrain), ("C instruct", MINI.instruct))
+        return {
+            "parts": ["language model (LLaMA)", "vision encoder (CLIP)", "painter (latent diffusion, IP-Adapter)"],
+            "stages": [f"{name}: {asdict(schedule)}" for name, schedule in stages],
+            "claims": [
+                "regressing both conditions beats either alone (CLIP similarity 80.2 against 80.1 and 73.6; CIDEr"
+                " 133.7 against 123.6 and 131.1)",
+            ],
+        }
+
+    def size(self, variant: str | None = None) -> dict[str, Any]:
+        """Parameters of each part at published size, counted on the meta device."""
+        from tessera.models.diffusion.published import component_sizes as painter_sizes
+        from tessera.models.vlgpt.sizes import component_sizes
+
+        return {"parameters": component_sizes(VLGPTConfig()), "painter (not in the total)": painter_sizes()}
+
+    def train(self, options: TrainOptions) -> Path:
+        """Run the three stages and write the model to `options.out`/model."""
+        published = options.size == "published"
+        recipe = (PUBLISHED if published else MINI).scaled(options.steps)
+        foundation = load_published_parts(options.parts) if published else load_mini(options.parts)
+        trainer = Trainer(
+            options.out,
+            config={"paper": "vl-gpt", "size": options.size, "recipe": asdict(recipe), "data": list(options.data)},
+            seed=options.seed, resume=options.resume, precision=options.precision,
+            callbacks=[Callback(every=max(50, recipe.steps // 12), function=lambda event: show(run, event))],
+        )  # fmt: skip
+        streams = Streams(
+            worlds(options.data), foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
+            seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.workers or 0,
+        )  # fmt: skip
+        run = Run(foundation, recipe, streams)
+        trainer.run(run.stages(), total_steps=recipe.steps)
+        folder = options.out / "model"
+        if trainer.main:
+            run.assistant().save(folder)
+        return folder
+
+
+def show(run: Run, event: Event) -> None:
+    """Note a caption and a drawn answer of the model in training."""
+    if event.stage.name == "align":
+        return
+    assistant = run.assistant()
+    sample = run.streams.heldout_pair(event.step)
+    said = assistant.caption([sample.images[0].pil()])[0]
+    event.note(f"truth: {sample.text}\n  model: {said}")

@@ -1,0 +1,102 @@
+"""What each stage of VL-GPT reads: captioned pictures, interleaved running text, and dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from tessera.data.loader import Loader, Samples
+from tessera.data.mixture import Mixture
+from tessera.data.packing import Batch, Packer
+from tessera.data.sample import Image, Sample
+from tessera.data.sequence import SequenceBuilder
+from tessera.data.source import World
+from tessera.data.tasks import INSTRUCTIONS, Mapped, pair_order
+from tessera.errors import UserError
+
+PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
+INSTRUCTION_SHARES = {"caption": 1.0, "draw": 1.0, "question": 1.5, "edit": 0.3, "chat": 1.0}
+
+
+@dataclass
+class Streams:
+    """Loaders of the three stages over the same worlds.
+
+    Args:
+        worlds: each with its share of the samples.
+        positions: N, placeholders of a picture.
+    """
+
+    worlds: Sequence[tuple[World, float]]
+    tokenizer: PreTrainedTokenizerFast
+    positions: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+    builder: SequenceBuilder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.builder = SequenceBuilder(self.tokenizer, self.positions)
+
+    def captioned(self, batch: int) -> Loader[tuple[list[Image], list[str]]]:
+        """Stage A: pictures, each with the one sentence whose text condition is its target.
+
+        A world that knows a canonical sentence gives that one: were it drawn at random, the target would be no
+        function of the picture.
+        """
+
+        def prepare(sample: Sample, rng: np.random.Generator) -> tuple[Image, str]:
+            return sample.images[0], str(sample.meta.get("canonical", sample.text))
+
+        def collate(items: list[tuple[Image, str]]) -> tuple[list[Image], list[str]]:
+            return [image for image, _ in items], [sentence for _, sentence in items]
+
+        return self._loader(self._pairs(), Samples(prepare, collate, batch))
+
+    def pretraining(self, rows: int, row_length: int) -> Loader[Batch]:
+        """Stage B: pairs in both orders, and interleaved pages, packed."""
+        parts = [(Mapped(source, pair_order), share) for source, share in self._pairs()]
+        for world, share in self.worlds:
+            if "pages" in world.tasks:
+                parts.append((world.source("pages"), share * PAGES / (1 - PAGES)))  # type: ignore[arg-type]
+        return self._packed(parts, rows, row_length)
+
+    def instructions(self, rows: int, row_length: int) -> Loader[Batch]:
+        """Stage C: captions, drawings, questions, edits and conversations as dialogues, packed."""
+        parts = []
+        for world, share in self.worlds:
+            asked = [
+                (Mapped(world.source(task), instruct), INSTRUCTION_SHARES[name])
+                for task in world.tasks
+                for name, instruct, _ in INSTRUCTIONS.get(task, ())
+            ]
+            total = sum(weight for _, weight in asked)
+            parts += [(source, share * weight / total) for source, weight in asked]
+        if not parts:
+            raise UserError("the data have nothing to instruct with: no pairs, questions, edits or conversations")
+        return self._packed(parts, rows, row_length)
+
+    def heldout_pair(self, index: int) -> Sample:
+        """A held-out captioned picture of the first world that has some."""
+        source = next(world.source("pairs", "heldout") for world, _ in self.worlds if "pairs" in world.tasks)
+        return source[index % len(source)]
+
+    def _pairs(self) -> list[tuple[Any, float]]:
+        parts = [(world.source("pairs"), share) for world, share in self.worlds if "pairs" in world.tasks]
+        if not parts:
+            raise UserError("the data have no captioned pictures, which the image tokenizer is trained on")
+        return parts
+
+    def _packed(self, parts: list[tuple[Any, float]], rows: int, row_length: int) -> Loader[Batch]:
+        pad = self.tokenizer.pad_token_id or 0
+        return self._loader(parts, Packer(self.builder, rows, row_length, pad_id=pad))
+
+    def _loader(self, parts: list[tuple[Any, float]], batcher: Any) -> Loader[Any]:
+        return Loader(
+            Mixture(parts), batcher, seed=self.seed, rank=self.rank, world_size=self.world_size, workers=self.workers
+        )

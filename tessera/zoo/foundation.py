@@ -1,0 +1,174 @@
+"""The frozen parts that VL-GPT starts from: mini ones out of the package, or published ones from their folders.
+
+Shape legend: B pictures or sentences; S patch states of width C; T x D text condition; Q x D image condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tessera.data.images import Pixels
+from tessera.data.sample import Image
+from tessera.data.sequence import CLOSE, OPEN, PLACE
+from tessera.errors import CheckpointError, UserError, nearest
+from tessera.layers.attention import NAME as ATTENTION
+from tessera.models.diffusion.painter import Painter
+from tessera.models.diffusion.published import load_published
+from tessera.zoo.parts import locate
+
+ROLES = ("language", "vision", "painter", "adapter", "image_encoder", "text_encoder")
+MINI = {
+    "language": "mini/lm", "vision": "mini/clip", "painter": "mini/diffusion", "text_encoder": "mini/clip",
+    "image_encoder": "mini/clip",
+}  # fmt: skip
+
+
+@dataclass
+class TextConditioner:
+    """The diffusion model's own text encoder: sentences to e_t."""
+
+    tokenizer: PreTrainedTokenizerFast
+    encoder: CLIPTextModel
+
+    @torch.no_grad()
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """e_t [B, T, D], padded and cut to the encoder's T positions, all of which the U-Net reads."""
+        ids = self.tokenizer(
+            list(sentences), padding="max_length", truncation=True, return_tensors="pt",
+            max_length=self.encoder.config.max_position_embeddings,
+        ).input_ids  # fmt: skip
+        return self.encoder(ids.to(self.encoder.device)).last_hidden_state
+
+
+@dataclass
+class ImageConditioner:
+    """The adapter's image encoder and Resampler: pictures to e_v.
+
+    Args:
+        layer: which of the encoder's hidden states the Resampler reads.
+    """
+
+    painter: Painter
+    encoder: PreTrainedModel
+    pixels: Pixels
+    layer: int
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Image]) -> Tensor:
+        """e_v [B, Q, D]."""
+        return self.of_states(self.states(stack_pixels(images, self.pixels).to(self.encoder.device)))
+
+    @torch.no_grad()
+    def states(self, pixel_values: Tensor) -> Tensor:
+        """The encoder's patch states [B, S, C]."""
+        return self.encoder(pixel_values, output_hidden_states=True).hidden_states[self.layer]
+
+    @torch.no_grad()
+    def of_states(self, states: Tensor) -> Tensor:
+        """e_v [B, Q, D] of patch states [B, S, C]."""
+        return self.painter.image_condition(states)
+
+
+@dataclass
+class Foundation:
+    """What stages A, B and C of VL-GPT are built on. `tokenizer` has [IMG], [/IMG] and <image>."""
+
+    tokenizer: PreTrainedTokenizerFast
+    language: LlamaForCausalLM
+    vision: CLIPVisionModel
+    pixels: Pixels
+    painter: Painter
+    text: TextConditioner
+    image: ImageConditioner
+
+    def freeze(self) -> Foundation:
+        """Evaluation mode and no gradient, everywhere but in the language model."""
+        for module in (self.vision, self.painter, self.text.encoder, self.image.encoder):
+            module.eval().requires_grad_(False)
+        return self
+
+
+def stack_pixels(images: Sequence[Image], pixels: Pixels) -> Tensor:
+    """Pictures decoded and normalised, float32 [B, 3, H, W]."""
+    return torch.from_numpy(np.stack([pixels.one(image.pil()) for image in images]))
+
+
+def load_mini(names: Mapping[str, str] | None = None, dtype: torch.dtype = torch.float32) -> Foundation:
+    """The parts that ship with Tessera; `names` replaces some by role.
+
+    Raises:
+        UserError: an unknown role or part.
+    """
+    chosen = MINI | _known(names or {})
+    where = {role: locate(name) for role, name in chosen.items()}
+    tokenizer = AutoTokenizer.from_pretrained(where["language"])
+    language = LlamaForCausalLM.from_pretrained(where["language"], dtype=dtype, attn_implementation=ATTENTION)
+    vision = CLIPVisionModel.from_pretrained(where["vision"], dtype=dtype, attn_implementation=ATTENTION)
+    encoder = CLIPTextModel.from_pretrained(where["text_encoder"], dtype=dtype)
+    words = AutoTokenizer.from_pretrained(where["text_encoder"])
+    painter = Painter.from_pretrained(where["painter"], dtype)
+    pixels = Pixels(vision.config.image_size)
+    image = ImageConditioner(painter, vision, pixels, layer=-1)
+    return Foundation(
+        tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image
+    ).freeze()
+
+
+def load_published_parts(names: Mapping[str, str], dtype: torch.dtype = torch.float32) -> Foundation:
+    """LLaMA, CLIP, Stable Diffusion 1.5 and IP-Adapter Plus from their published folders.
+
+    Args:
+        names: `language` (a LLaMA folder), `vision` (CLIP ViT-L/14), `painter` (a Stable Diffusion folder),
+            `adapter` (ip-adapter-plus_sd15.safetensors), `image_encoder` (the adapter's CLIP ViT-H folder).
+
+    Raises:
+        UserError: a role is missing or unknown.
+        CheckpointError: a part is damaged, pickled or does not fit.
+    """
+    names = _known(names)
+    needed = ("language", "vision", "painter", "adapter", "image_encoder")
+    missing = [role for role in needed if role not in names]
+    if missing:
+        raise UserError(
+            f"the published size needs a checkpoint for {', '.join(missing)};"
+            " give each as --parts ROLE=FOLDER, for instance --parts language=/models/llama-7b"
+        )
+    options = {"dtype": dtype, "use_safetensors": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(names["language"])
+        language = LlamaForCausalLM.from_pretrained(names["language"], attn_implementation=ATTENTION, **options)
+        vision = CLIPVisionModel.from_pretrained(names["vision"], attn_implementation=ATTENTION, **options)
+        encoder = CLIPTextModel.from_pretrained(Path(names["painter"]) / "text_encoder", **options)
+        words = AutoTokenizer.from_pretrained(Path(names["painter"]) / "tokenizer")
+        seer = CLIPVisionModelWithProjection.from_pretrained(names["image_encoder"], **options)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"a published part cannot be loaded: {str(error).splitlines()[0]}") from error
+    tokenizer.add_special_tokens({"additional_special_tokens": [OPEN, CLOSE, PLACE]})
+    painter = load_published(names["painter"], names["adapter"], names["image_encoder"], dtype)
+    image = ImageConditioner(painter, seer, Pixels(seer.config.image_size), layer=-2)
+    pixels = Pixels(vision.config.image_size)
+    return Foundation(
+        tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image
+    ).freeze()
+
+
+def _known(names: Mapping[str, str]) -> dict[str, str]:
+    for role in names:
+        if role not in ROLES:
+            raise UserError(f"there is no part {role!r} in VL-GPT{nearest(role, ROLES)}")
+    return dict(names)
