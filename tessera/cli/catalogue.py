@@ -48,9 +48,7 @@ class Show:
 
     def run(self) -> None:
         one = entry(self.slug)
-        sections = (
-            {name: list(lines) for name, lines in get(self.slug).describe().items()} if one.built else {}
-        )
+        sections = {name: list(lines) for name, lines in get(self.slug).describe().items()} if one.built else {}
         file = self.results / f"{self.slug}.json"
         result = json_format.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if self.json:

@@ -119,9 +119,7 @@ def examine() -> dict[str, Any]:
     if torch_found["gpu"] == "none":
         notes.append("no GPU that torch can drive: `--size published` is for machines that have one")
     if torch_found["gpu"] == "none" and torch_found["precision"] == "fp32":
-        notes.append(
-            "this CPU has no fast bf16 (AMX or AVX512-bf16): training takes fp32, several times slower"
-        )
+        notes.append("this CPU has no fast bf16 (AMX or AVX512-bf16): training takes fp32, several times slower")
     if memory is not None and memory < 3:
         notes.append(f"{memory} GiB of memory is little: training the mini models takes about 3")
     if free < 2:

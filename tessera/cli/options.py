@@ -143,9 +143,7 @@ def parse(options: type[_Options], arguments: Sequence[str], prog: str) -> _Opti
     for name, value in found.items():
         if isinstance(value, list):
             found[name] = dict(value) if get_origin(hints[name]) is dict else tuple(value)
-    return options(
-        **{name: value for name, value in found.items() if value is not None or _optional(hints[name])}
-    )
+    return options(**{name: value for name, value in found.items() if value is not None or _optional(hints[name])})
 
 
 def _optional(hint: Any) -> bool:

@@ -52,10 +52,7 @@ class ZooBuild:
             card = build(name, self.out / name, seed=self.seed, steps=self.steps, resume=self.resume)
             gates = card.get("gates", {})
             failed = [gate for gate, verdict in gates.items() if not verdict["passes"]]
-            print(
-                f"{name}: {self.out / name / name}"
-                + (f"; misses its gates {', '.join(failed)}" if failed else "")
-            )
+            print(f"{name}: {self.out / name / name}" + (f"; misses its gates {', '.join(failed)}" if failed else ""))
 
 
 @dataclass
@@ -86,9 +83,7 @@ class WorldsList:
                 print(f"{row['name']}: not on this machine: {row['reason']}")
                 continue
             print(row["name"])
-            counts = [
-                (f"  {task}", number(n["train"]), number(n["heldout"])) for task, n in row["tasks"].items()
-            ]
+            counts = [(f"  {task}", number(n["train"]), number(n["heldout"])) for task, n in row["tasks"].items()]
             print_table(counts, ("  task", "train", "held out"))
 
 
@@ -149,6 +144,4 @@ class WorldsExport:
             raise UserError(f"--shard {self.shard} holds nothing; give 1 or more")
         source = open_world(self.name).source(self.task, self.split)
         shards, written, skipped = write_shards(source, self.out, count=self.count, size=self.shard)
-        print(
-            f"{written} samples in {shards} shards: {self.out}" + (f"; {skipped} skipped" if skipped else "")
-        )
+        print(f"{written} samples in {shards} shards: {self.out}" + (f"; {skipped} skipped" if skipped else ""))

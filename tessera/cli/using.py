@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_table
-from tessera.errors import UserError
+from tessera.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODEL = "folder that `tessera train` wrote"
+SUITES = {"scenes": "tessera.evaluate.scenes_suite:evaluate_scenes"}
 
 
 def _load(folder: Path) -> Any:
@@ -54,9 +56,7 @@ class Caption:
     def run(self) -> None:
         pictures = _pictures(self.images)
         captions = _load(self.model).caption(pictures)
-        rows = [
-            {"image": str(path), "caption": text} for path, text in zip(self.images, captions, strict=True)
-        ]
+        rows = [{"image": str(path), "caption": text} for path, text in zip(self.images, captions, strict=True)]
         if self.json:
             print_json(rows)
         elif len(rows) == 1:
@@ -93,24 +93,24 @@ class Draw:
     texts: tuple[str, ...] = argument("what to draw, in quotes", metavar="TEXT")
     model: Path = option(_MODEL)
     out: Path = option("folder for the drawings", Path("drawings"))
-    count: int = option("drawings of each text", 1)
-    seed: int = option("of the noise that drawings start from", 0)
+    count: int = option("drawings of each text, from one seed after the other", 1)
+    seed: int = option("of the noise that the first drawing starts from", 0)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         if self.count < 1:
             raise UserError(f"--count {self.count} draws nothing; give 1 or more")
-        texts = [text for text in self.texts for _ in range(self.count)]
-        images = _load(self.model).draw(texts, seed=self.seed)
-        rows = []
-        for place, (text, image) in enumerate(zip(texts, images, strict=True)):
-            path = self.out / f"{self.seed}-{place:03d}.png"
-            _save(image, path)
-            rows.append({"text": text, "image": str(path)})
+        assistant, rows = _load(self.model), []
+        for seed in range(self.seed, self.seed + self.count):
+            images = assistant.draw(list(self.texts), seed=seed)
+            for place, (text, image) in enumerate(zip(self.texts, images, strict=True)):
+                path = self.out / f"{place:03d}-{seed}.png"
+                _save(image, path)
+                rows.append({"text": text, "seed": seed, "image": str(path)})
         if self.json:
             print_json(rows)
         else:
-            print_table([tuple(row.values())[::-1] for row in rows], ("drawing", "text"))
+            print_table([(row["image"], row["text"]) for row in rows], ("drawing", "text"))
 
 
 @dataclass
@@ -121,25 +121,29 @@ class Chat:
     out: Path = option("folder for the drawings", Path("drawings"))
 
     def run(self) -> None:
-        assistant, turns, drawn = _load(self.model), [], 0
-        for parts in _turns():
-            turns.append({"role": "user", "content": parts})
-            reply = assistant.chat(turns)
-            turns.append({"role": "assistant", "content": reply})
-            for part in reply:
+        from tessera.data.sample import Image, Segment, Text
+
+        assistant, drawn = _load(self.model), 0
+        turns: list[Segment] = []
+        for pictures, words in _turns():
+            turns += [Image(picture, learned=False, role="user") for picture in pictures]
+            turns.append(Text(words, learned=False, role="user"))
+            for part in assistant.chat(turns):
                 if isinstance(part, str):
+                    turns.append(Text(part, role="assistant"))
                     print(part)
                 else:
+                    turns.append(Image(part, role="assistant"))
                     path = self.out / f"chat-{drawn:03d}.png"
                     _save(part, path)
                     print(f"[drawing: {path}]")
                     drawn += 1
 
 
-def _turns() -> Iterator[list[Any]]:
+def _turns() -> Iterator[tuple[list[Image], str]]:
     """The user's turns: pictures named by /image lines, then the line of words that ends the turn."""
     prompt = "> " if sys.stdin.isatty() else ""
-    parts: list[Any] = []
+    pictures: list[Image] = []
     while True:
         try:
             line = input(prompt).strip()
@@ -148,10 +152,10 @@ def _turns() -> Iterator[list[Any]]:
         if line in ("/quit", "/exit"):
             return
         if line.startswith("/image "):
-            parts += _pictures((Path(line.removeprefix("/image ").strip()),))
+            pictures += _pictures((Path(line.removeprefix("/image ").strip()),))
         elif line:
-            yield [*parts, line]
-            parts = []
+            yield pictures, line
+            pictures = []
 
 
 @dataclass
@@ -164,12 +168,8 @@ class Embed:
     out: Path | None = option("write the vectors [N, D] there as `embeddings` of a safetensors file", None)
 
     def run(self) -> None:
-        import numpy as np
-
-        images = None if self.text else _pictures(tuple(Path(name) for name in self.inputs))
-        assistant = _load(self.model)
-        found = assistant.embed(texts=list(self.inputs)) if images is None else assistant.embed(images=images)
-        vectors = np.asarray(found, dtype=np.float32)
+        inputs = list(self.inputs) if self.text else _pictures(tuple(Path(name) for name in self.inputs))
+        vectors = _load(self.model).embed(inputs)
         if self.out is None:
             pairs = zip(self.inputs, vectors.tolist(), strict=True)
             print_json([{"input": name, "vector": vector} for name, vector in pairs])
@@ -186,17 +186,20 @@ class Evaluate:
     """Score a model on held-out samples; every score comes with a 95 % interval."""
 
     model: Path = option(_MODEL)
-    suite: str = option("which scores, as in scenes", "scenes")
-    limit: int | None = option("samples of each score (default: the suite's)", None)
-    seed: int = option("of the samples' choice and of drawings", 0)
+    suite: str = option("which scores: " + ", ".join(SUITES), "scenes")
+    size: int = option("pictures of the suite's first part; the others are in proportion", 200)
     out: Path | None = option("also write the result there as JSON", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
-        from tessera.evaluate.suites import run_suite
         from tessera.files import write_json
 
-        result = run_suite(_load(self.model), self.suite, limit=self.limit, seed=self.seed)
+        if self.suite not in SUITES:
+            raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
+        module, _, function = SUITES[self.suite].partition(":")
+        measured = getattr(import_module(module), function)(_load(self.model), self.size)
+        scores = {name: estimate.to_json() for name, estimate in measured.scores.items()}
+        result = {"suite": self.suite, "size": self.size, "model": str(self.model), "scores": scores}
         if self.out is not None:
             write_json(self.out, result)
         if self.json:
@@ -204,6 +207,6 @@ class Evaluate:
             return
         rows = [
             (name, number(one["value"]), f"[{number(one['low'])}, {number(one['high'])}]", number(one["n"]))
-            for name, one in result["scores"].items()
+            for name, one in scores.items()
         ]
         print_table(rows, ("score", "value", "95 % interval", "samples"))

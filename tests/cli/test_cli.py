@@ -31,7 +31,7 @@ FLAGS = {
     "draw": "--count --json --model --out --seed",
     "chat": "--model --out",
     "embed": "--model --out --text",
-    "evaluate": "--json --limit --model --out --seed --suite",
+    "evaluate": "--json --model --out --size --suite",
     "zoo list": "--json",
     "zoo build": "--out --resume --seed --steps",
     "worlds list": "--json",
@@ -53,13 +53,12 @@ class FakeAssistant:
     def draw(self, texts: list[str], *, seed: int) -> list[Image.Image]:
         return [Image.new("RGB", (8, 8), (seed, len(text), 0)) for text in texts]
 
-    def chat(self, turns: list[dict[str, Any]]) -> list[Any]:
-        last = turns[-1]["content"]
-        drawing = [Image.new("RGB", (8, 8))] if "draw" in last[-1] else []
-        return [f"turn {len(turns)}, {len(last)} parts", *drawing]
+    def chat(self, turns: list[Any]) -> list[Any]:
+        drawing = [Image.new("RGB", (8, 8))] if "draw" in turns[-1].text else []
+        return [" ".join(f"{turn.role} {type(turn).__name__}" for turn in turns), *drawing]
 
-    def embed(self, images: Any = None, texts: Any = None) -> np.ndarray:
-        return np.ones((len(images or texts), 3), np.float32)
+    def embed(self, inputs: list[Any]) -> np.ndarray:
+        return np.full((len(inputs), 3), float(isinstance(inputs[0], str)), np.float32)
 
 
 @pytest.fixture
@@ -81,9 +80,7 @@ def test_the_flags_of_every_command_are_frozen() -> None:
     for name, (place, _) in COMMANDS.items():
         module, options = place.split(":")
         parser = parser_of(getattr(import_module(f"tessera.cli.{module}"), options), name)
-        found[name] = " ".join(
-            sorted(flag for flag in parser._option_string_actions if flag not in ("-h", "--help"))
-        )
+        found[name] = " ".join(sorted(flag for flag in parser._option_string_actions if flag not in ("-h", "--help")))
     assert found == FLAGS
 
 
@@ -118,6 +115,7 @@ def test_help_names_every_command_and_each_explains_itself(capsys: pytest.Captur
         ("worlds show scnes", "did you mean 'scenes'"),
         ("worlds export scenes --out x --task pears", "did you mean 'pairs'"),
         ("caption /no/such.png --model m", "/no/such.png"),
+        ("evaluate --model m --suite scnes", "there is no suite 'scnes'; did you mean 'scenes'?"),
         ("zoo build clp", "did you mean 'clip'"),
     ],
 )
@@ -195,15 +193,10 @@ def test_help_and_papers_start_without_the_heavy_libraries() -> None:
 def test_python_dash_m_is_the_command() -> None:
     ran = subprocess.run([sys.executable, "-m", "tessera", "show", "vlgpt"], capture_output=True, text=True)
     assert ran.returncode == 2
-    assert (
-        ran.stderr
-        == "tessera: there is no paper 'vlgpt'; did you mean 'vl-gpt'? (`tessera papers` lists them)\n"
-    )
+    assert ran.stderr == "tessera: there is no paper 'vlgpt'; did you mean 'vl-gpt'? (`tessera papers` lists them)\n"
 
 
-def test_train_hands_its_options_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
     class Fake:
@@ -262,10 +255,10 @@ def test_draw_writes_png_files_and_says_where(tmp_path: Path, capsys: pytest.Cap
     ]
     assert main(line) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["text"] for row in rows] == ["a red circle", "a red circle", "two", "two"]
-    assert {path.name for path in out.iterdir()} == {f"3-00{n}.png" for n in range(4)}
+    assert [(row["text"], row["seed"]) for row in rows] == [(t, n) for n in (3, 4) for t in ("a red circle", "two")]
+    assert {path.name for path in out.iterdir()} == {f"00{n}-{seed}.png" for n in (0, 1) for seed in (3, 4)}
     with Image.open(rows[2]["image"]) as drawn:
-        assert drawn.getpixel((0, 0)) == (3, 3, 0)
+        assert drawn.getpixel((0, 0)) == (4, 12, 0)
 
 
 @pytest.mark.usefixtures("assistant")
@@ -276,14 +269,13 @@ def test_chat_takes_pictures_in_and_gives_drawings_out(
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert main(["chat", "--model", "m", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said == ["turn 1, 2 parts", "turn 3, 1 parts", f"[drawing: {tmp_path / 'chat-000.png'}]"]
+    first = "user Image user Text"
+    assert said == [first, f"{first} assistant Text user Text", f"[drawing: {tmp_path / 'chat-000.png'}]"]
     assert (tmp_path / "chat-000.png").is_file()
 
 
 @pytest.mark.usefixtures("assistant")
-def test_embed_prints_or_writes_vectors(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_embed_prints_or_writes_vectors(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", "some words", "--text", "--model", "m"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"input": "some words", "vector": [1.0, 1.0, 1.0]}]
     out = tmp_path / "v.safetensors"
