@@ -88,7 +88,8 @@ def test_the_reader_finds_each_place_that_a_short_caption_says():
     ("text", "expected"),
     [
         ("A big red star is at the top.", [("red", "star", "top", "large", None)]),
-        ("a star in blue and the green cross", [("blue", "star", None, None, None), ("green", "cross", None, None, None)]),
+        ("a star in blue and the green cross", [
+            ("blue", "star", None, None, None), ("green", "cross", None, None, None)]),
         ("on the left is a pink circle, which is below a red star", [
             ("pink", "circle", "left", None, None), ("red", "star", None, None, None)]),
         ("a red star left of a blue circle. the red star is in the middle", [

@@ -99,9 +99,7 @@ def canonical_caption(scene: Scene) -> str:
 
     A pure function of the scene: at most 28 words for 4 objects.
     """
-    return ", ".join(
-        f"{article(noun_phrase(thing, EXTRAS[3]))} {thing.place}" for thing in scene.reading_order()
-    )
+    return ", ".join(f"{article(noun_phrase(thing, EXTRAS[3]))} {thing.place}" for thing in scene.reading_order())
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,7 @@ def _distance(thing: SceneObject, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             return (abs(x) + abs(y) - _DIAMOND * r) / np.sqrt(2)
         case "cross":
             arm, half = _CROSS_ARM * r, _CROSS_HALF_WIDTH * r
-            return np.minimum(
-                np.maximum(abs(x) - arm, abs(y) - half), np.maximum(abs(x) - half, abs(y) - arm)
-            )
+            return np.minimum(np.maximum(abs(x) - arm, abs(y) - half), np.maximum(abs(x) - half, abs(y) - arm))
         case "triangle":
             return _polygon_distance(x, y, _TRIANGLE * r)
         case _:

@@ -215,9 +215,7 @@ def _say(kind: EditKind, the: str, wanted: SceneObject | None, rng: np.random.Ge
     )
 
 
-def any_change(
-    scene: Scene, rng: np.random.Generator, split: Split, kinds: Iterable[EditKind] = KINDS
-) -> Change:
+def any_change(scene: Scene, rng: np.random.Generator, split: Split, kinds: Iterable[EditKind] = KINDS) -> Change:
     """A change of one of these kinds that the scene allows; `kinds` holds "retexture" or "resize"."""
     left = list(kinds)
     while True:
@@ -233,8 +231,8 @@ def edit(scene: Scene, rng: np.random.Generator, split: Split) -> Edit:
 
     Training: `scene` is the scene before, and neither scene nor any sentence holds a held-out triple.
     Held-out: every object of the scene after is a held-out triple. Where colour, shape or place change,
-    `scene` is the scene after, and the one object to be changed in the scene before is a training triple (there
-    is no other way: held-out triples differ in two attributes or more). Else it is the one before.
+    `scene` is the scene after, and the one object to be changed in the scene before is a training triple (it has
+    to be: held-out triples differ in two attributes or more). Else `scene` is the scene before.
     """
     if rng.random() < IMPOSSIBLE:
         return _impossible(scene, rng, split)
@@ -252,7 +250,7 @@ def _impossible(scene: Scene, rng: np.random.Generator, split: Split) -> Edit:
             return edit_to_taken
     said = pick(rng, (("shape",), ("colour", "shape"), ("colour", "shape")))
     while True:
-        missing = place_object(rng, pick(rng, COLOURS), pick(rng, SHAPES), pick(rng, free_places(scene)))
+        missing = _new_object(scene, rng, "train")
         if all(any(getattr(o, name) != getattr(missing, name) for name in said) for o in scene.objects):
             break
     thing = describe(missing, said, rng)

@@ -90,9 +90,7 @@ def _noun_phrase(tokens: list[tuple[str, str]], start: int) -> _Found | None:
 
 
 def _same(said: dict[str, str], other: dict[str, str]) -> bool:
-    return said["colour"] == other["colour"] and all(
-        other.get(key, name) == name for key, name in said.items()
-    )
+    return said["colour"] == other["colour"] and all(other.get(key, name) == name for key, name in said.items())
 
 
 def mentioned_objects(text: str) -> list[Mention]:

@@ -165,9 +165,7 @@ _MAKERS: dict[PageKind, Callable[[Shown, Draw, np.random.Generator, Split], list
 PAGE_KINDS: tuple[PageKind, ...] = tuple(_MAKERS)
 
 
-def page(
-    first: Shown, more: Draw, rng: np.random.Generator, split: Split, kind: PageKind | None = None
-) -> Page:
+def page(first: Shown, more: Draw, rng: np.random.Generator, split: Split, kind: PageKind | None = None) -> Page:
     """A page of two to five pictures, `first` the first of them, with words between any two.
 
     All pictures of a page keep to the split: training pages hold no held-out triple in pictures or words, and

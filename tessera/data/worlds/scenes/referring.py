@@ -52,9 +52,7 @@ def _smallest(differences: frozenset[int], without: frozenset[str]) -> tuple[tup
     return tuple(tuple(name for i, name in enumerate(ATTRIBUTES) if code >> i & 1) for code in found)
 
 
-def identifying(
-    scene: Scene, index: int, without: frozenset[str] = frozenset()
-) -> tuple[tuple[str, ...], ...]:
+def identifying(scene: Scene, index: int, without: frozenset[str] = frozenset()) -> tuple[tuple[str, ...], ...]:
     """The smallest sets of attributes that single out an object: no part of a set does so by itself.
 
     Empty where nothing does: two objects that differ only in what `without` forbids to say.
@@ -111,9 +109,7 @@ def refer_by_relation(scene: Scene, index: int, rng: np.random.Generator) -> Ref
             continue
         for direction in (way for way in DIRECTIONS if holds(way, thing, other)):
             for said in ((), ("shape",), ("colour",), ("colour", "shape")):
-                words = (
-                    f"the {describe(thing, said, rng)} {pick(rng, DIRECTIONS[direction][2])} {named.phrase}"
-                )
+                words = f"the {describe(thing, said, rng)} {pick(rng, DIRECTIONS[direction][2])} {named.phrase}"
                 option = Referral(words, index, said, (direction, anchor))
                 if sum(option.fits(scene, i) for i in range(len(scene.objects))) == 1:
                     options.append(option)

@@ -21,9 +21,7 @@ _CORNER = ("at the {}", "in the {}", "in the {} corner", "on the {}", "{}")
 _EDGE = ("at the {}", "near the {}", "at the {} edge", "at the {} side", "{}")
 _SIDE = ("on the {}", "at the {}", "on the {} side", "near the {} edge", "{}")
 _CENTER = ("in the {}", "at the {}", "in the middle", "right in the middle", "{}")
-_FORMS = dict(
-    zip(PLACES, (_CORNER, _EDGE, _CORNER, _SIDE, _CENTER, _SIDE, _CORNER, _EDGE, _CORNER), strict=True)
-)
+_FORMS = dict(zip(PLACES, (_CORNER, _EDGE, _CORNER, _SIDE, _CENTER, _SIDE, _CORNER, _EDGE, _CORNER), strict=True))
 # What follows "A is" to say where it is. Every place has the same number of forms, the bare name last.
 PLACE_FORMS = {place: tuple(form.format(place) for form in _FORMS[place]) for place in PLACES}
 

@@ -78,9 +78,7 @@ class ScenesWorld:
         if min(*self.pictures.values(), *self.rounds.values()) < 1:
             raise UserError("The scenes world needs at least 1 picture a split and 1 sample a picture.")
         if not 1 <= len(self.counts) <= 4 or min(self.counts) < 0 or abs(sum(self.counts) - 1) > 1e-6:
-            raise UserError(
-                f"counts={self.counts} must be the chances of 1 to 4 objects: none negative, sum 1."
-            )
+            raise UserError(f"counts={self.counts} must be the chances of 1 to 4 objects: none negative, sum 1.")
         for style in self.mix:
             if style not in STYLES:
                 raise UserError(f"There is no caption style {style!r}{nearest(style, STYLES)}.")
