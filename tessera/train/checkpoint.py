@@ -103,9 +103,7 @@ def read(path: Path) -> Checkpoint:
             raise CheckpointError(f"format {manifest['format']}, this version reads {FORMAT}")
         for name, entry in manifest["files"].items():
             if (path / name).stat().st_size != entry["bytes"]:
-                raise CheckpointError(
-                    f"{name} has {(path / name).stat().st_size} bytes, not {entry['bytes']}"
-                )
+                raise CheckpointError(f"{name} has {(path / name).stat().st_size} bytes, not {entry['bytes']}")
             if sha256(path / name) != entry["sha256"]:
                 raise CheckpointError(f"{name} has another SHA-256 than its manifest says")
         return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
@@ -136,10 +134,7 @@ def write(path: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) 
         for stem, group in tensors.items():
             _save(group, folder / f"{stem}.safetensors")
         write_json(folder / "state.json", state)
-        files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-            for file in sorted(folder.iterdir())
-        }
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())}
         write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
 
 

@@ -158,7 +158,7 @@ class Trainer:
             return
         self.reporter.note(
             f"stage {stage.name}: {trained:,} values are trained, {kept:,} are frozen; {stage.steps} steps,"
-            f" {self.precision} on {self.accelerator.device.type}, {self.world} process(es)"
+            f" {self.precision} on {self.accelerator.device.type}, {self._group()}"
         )
         if mine:
             self._check(mine, settings, frozen)
@@ -170,6 +170,10 @@ class Trainer:
         self._loop(running, log, max(total_steps, offset + stage.steps))
         self._finish(running)
 
+    def _group(self) -> str:
+        kind = "FSDP2" if self.sharded else "DDP"
+        return "1 process" if self.world == 1 else f"{self.world} processes ({kind})"
+
     def _check(self, saved: checkpoint.Checkpoint, settings: dict[str, Any], frozen: str) -> None:
         checkpoint.compare_config(saved.state["config"], settings, saved.path)
         if saved.state["frozen"] != frozen:
@@ -178,9 +182,7 @@ class Trainer:
                 f" now {frozen}); load the parts that it was started with"
             )
 
-    def _prepare(
-        self, stage: Stage, position: int, offset: int, settings: dict[str, Any], frozen: str
-    ) -> _Running:
+    def _prepare(self, stage: Stage, position: int, offset: int, settings: dict[str, Any], frozen: str) -> _Running:
         """Wrap model, objective and optimisers for the process group."""
         select.checkpoint_activations(stage.model, stage.activation_checkpointing)
         model, objective = stage.model, stage.objective
@@ -212,9 +214,7 @@ class Trainer:
         for key, now in self._environment().items():
             if found["environment"].get(key) != now:
                 was = found["environment"].get(key)
-                self.reporter.note(
-                    f"{key} was {was} and is {now}: losses will be close, not equal bit for bit"
-                )
+                self.reporter.note(f"{key} was {was} and is {now}: losses will be close, not equal bit for bit")
         self.reporter.note(f"resumed from {saved.path}: step {running.step}")
 
     def _environment(self) -> dict[str, Any]:
@@ -250,9 +250,7 @@ class Trainer:
 
     def _batches(self, running: _Running, data: Iterator[Any]) -> list[Any]:
         try:
-            return [
-                select.to_device(next(data), self.accelerator.device) for _ in range(running.stage.accumulate)
-            ]
+            return [select.to_device(next(data), self.accelerator.device) for _ in range(running.stage.accumulate)]
         except StopIteration:
             raise TrainingStopped(
                 f"the loader of stage {running.stage.name!r} gave no batch for step {running.step + 1};"
@@ -304,17 +302,13 @@ class Trainer:
         bad = outcome.bad_batches() or list(range(len(batches)))
         place = faults.first_bad_module(running.model, lambda: [running.module(batch) for batch in batches])
         own = (bool(outcome.bad_batches()), self.rank, faults.sample_ids(batches[i] for i in bad), place)
-        _, rank, ids, place = max(
-            parallel.together(self.accelerator, own), key=lambda found: (found[0], -found[1])
-        )
+        _, rank, ids, place = max(parallel.together(self.accelerator, own), key=lambda found: (found[0], -found[1]))
         raise TrainingStopped(
             f"{where}: loss {outcome.loss}, gradient norm {norm} ({faults.name_ids(ids)}, process {rank});"
             f" {place}; the weights were not updated, the last checkpoint is whole"
         )
 
-    def _log(
-        self, running: _Running, log: MetricsLog | None, outcome: Outcome, norm: float, timing: dict
-    ) -> None:
+    def _log(self, running: _Running, log: MetricsLog | None, outcome: Outcome, norm: float, timing: dict) -> None:
         if log is None or running.step % self.log_every:
             return
         place = {"step": running.step, "stage": running.stage.name}
@@ -355,9 +349,7 @@ class Trainer:
         if running.average is not None:
             tensors["average"] = running.average.whole()
         parts = parallel.together(self.accelerator, (state.generators(), running.stage.loader.state_dict()))
-        tensors["generators"] = {
-            f"{rank}|{n}": t for rank, (words, _) in enumerate(parts) for n, t in words.items()
-        }
+        tensors["generators"] = {f"{rank}|{n}": t for rank, (words, _) in enumerate(parts) for n, t in words.items()}
         values = self._state(running) | {"loader": [loader for _, loader in parts], "left_out": left_out}
         if log is not None:
             log.sync()

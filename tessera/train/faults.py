@@ -99,15 +99,11 @@ def first_bad_module(model: nn.Module, forward: Callable[[], object]) -> str:
     def watch(name: str) -> Callable:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if not bad and not _finite(output):
-                bad.append(
-                    f"the first module with an output that is not finite is {name} ({type(module).__name__})"
-                )
+                bad.append(f"the first module with an output that is not finite is {name} ({type(module).__name__})")
 
         return hook
 
-    hooks = [
-        module.register_forward_hook(watch(name or "the model")) for name, module in model.named_modules()
-    ]
+    hooks = [module.register_forward_hook(watch(name or "the model")) for name, module in model.named_modules()]
     try:
         with torch.no_grad():
             forward()

@@ -83,9 +83,7 @@ def _open_board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError(
-            "TensorBoard is not installed; pip install tensorboard, or leave tensorboard off"
-        ) from error
+        raise UserError("TensorBoard is not installed; pip install tensorboard, or leave tensorboard off") from error
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 

@@ -36,13 +36,9 @@ def open_accelerator(device: str) -> Accelerator:
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {device!r}; known are 'auto', 'cpu' and 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device 'cuda' was asked for, but PyTorch sees no CUDA device; use device 'cpu' or 'auto'"
-        )
+        raise UserError("device 'cuda' was asked for, but PyTorch sees no CUDA device; use device 'cpu' or 'auto'")
     if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # an earlier run may have chosen another device
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run may have chosen another device
         PartialState._reset_state()
     timeout = timedelta(seconds=float(os.environ.get("TESSERA_TIMEOUT", 600)))
     return Accelerator(
@@ -84,9 +80,7 @@ def wrap(accelerator: Accelerator, module: nn.Module) -> nn.Module:
     scalars = {name: p for name, p in module.named_parameters() if p.ndim == 0}
     trained = [name for name, p in scalars.items() if p.requires_grad]
     if trained:
-        raise UserError(
-            f"FSDP2 cannot shard the scalar {trained[0]}; give it shape [1], freeze it, or use DDP"
-        )
+        raise UserError(f"FSDP2 cannot shard the scalar {trained[0]}; give it shape [1], freeze it, or use DDP")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     blocks = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     for part in reversed(list(module.modules())):

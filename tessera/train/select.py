@@ -89,10 +89,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
 def to_device(batch: Any, device: torch.device) -> Any:
     """A batch on `device`: by its own `.to`, or the tensors of a mapping."""
     if isinstance(batch, Mapping):
-        return {
-            key: value.to(device) if isinstance(value, torch.Tensor) else value
-            for key, value in batch.items()
-        }
+        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     return batch.to(device)
 
 
@@ -131,6 +128,4 @@ def checkpoint_activations(model: nn.Module, on: bool) -> None:
     """
     if not _switch_checkpointing(model, on) and on:
         name = type(model).__name__
-        raise UserError(
-            f"{name} has no part that can recompute activations; leave activation_checkpointing off"
-        )
+        raise UserError(f"{name} has no part that can recompute activations; leave activation_checkpointing off")

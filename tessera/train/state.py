@@ -90,9 +90,7 @@ def load_optimiser(optimisers: list[torch.optim.Optimizer], model: nn.Module, te
     for name, tensor in tensors.items():
         parameter = parameters.get(name.split("|")[0])
         if parameter is None or parameter not in owner:
-            raise CheckpointError(
-                f"the optimiser state {name!r} belongs to no parameter that is trained here"
-            )
+            raise CheckpointError(f"the optimiser state {name!r} belongs to no parameter that is trained here")
         scalar = tensor.ndim == 0 and parameter.ndim > 0
         value = tensor.to(parameter.device) if scalar else like(tensor, parameter)
         owner[parameter].state[parameter][name.split("|")[1]] = value.clone()

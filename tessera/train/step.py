@@ -69,9 +69,7 @@ class Outcome:
 def _numbers(values: list[Any], device: torch.device) -> Tensor:
     # Counts and sums go up to billions in a large step, beyond what float32 counts exactly.
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.stack(
-        [torch.as_tensor(value, device=device).detach().to(dtype).reshape(()) for value in values]
-    )
+    return torch.stack([torch.as_tensor(value, device=device).detach().to(dtype).reshape(()) for value in values])
 
 
 def _count_vector(counts: Mapping[str, Any], names: tuple[str, ...], device: torch.device) -> Tensor:
@@ -88,9 +86,7 @@ def _check_names(found: Mapping[str, Any], names: tuple[str, ...], stage: Stage)
         )
 
 
-def _counts_ahead(
-    module: nn.Module, stage: Stage, batches: list[Any], device: torch.device
-) -> dict[str, Any]:
+def _counts_ahead(module: nn.Module, stage: Stage, batches: list[Any], device: torch.device) -> dict[str, Any]:
     found: list[Mapping[str, Any]] = []
     for batch in batches:
         if stage.counts is not None:
@@ -106,9 +102,7 @@ def _counts_ahead(
     }
 
 
-def gradients(
-    accelerator: Accelerator, module: nn.Module, stage: Stage, batches: list[Any], received: int
-) -> Outcome:
+def gradients(accelerator: Accelerator, module: nn.Module, stage: Stage, batches: list[Any], received: int) -> Outcome:
     """Add the gradients of one step to the parameters of `module`, a prepared `StepModule`.
 
     Args:
@@ -154,9 +148,7 @@ def _backward(
         if terms[name][0].requires_grad
     ]
     if not parts:
-        raise UserError(
-            f"no loss of stage {stage.name!r} depends on a trainable parameter; see its trainable patterns"
-        )
+        raise UserError(f"no loss of stage {stage.name!r} depends on a trainable parameter; see its trainable patterns")
     torch.stack(parts).sum().backward()
 
 
@@ -175,6 +167,4 @@ def _outcome(
     *values, terminated, interrupted, empty = torch.cat([means, report[len(names) :], totals[-1:]]).tolist()
     loss = math.fsum(weight * value for weight, value in zip(weights, values, strict=True) if weight)
     signals = [number for number, flag in zip(LISTENED, (terminated, interrupted), strict=True) if flag]
-    return Outcome(
-        loss, dict(zip(names, values, strict=True)), int(empty), int(signals[0]) if signals else 0, sums
-    )
+    return Outcome(loss, dict(zip(names, values, strict=True)), int(empty), int(signals[0]) if signals else 0, sums)

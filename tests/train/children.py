@@ -1,6 +1,6 @@
 """Runs that are killed for real, each in a forked child of one process that has imported torch once.
 
-    python -m tests.train.children SCENARIO OUT      prints one JSON object
+python -m tests.train.children SCENARIO OUT      prints one JSON object
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def kills(out: Path) -> dict[str, Any]:
 def dies_in_save(out: Path, where: str, call: int) -> None:
     """Train, and be killed at the `call`-th time that `where` is reached in a save."""
     reached = [0]
-    owner, name = {"file": (checkpoint, "_save"), "state": (checkpoint, "write_json"), "flush": (files, "_flush")}[where]
+    owner, name = {"file": (checkpoint, "_save"), "state": (checkpoint, "write_json"), "flush": (files, "_flush")}[
+        where
+    ]
     before = getattr(owner, name)
 
     def deadly(*arguments: Any) -> Any:
