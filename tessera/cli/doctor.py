@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from tessera import __version__
@@ -15,7 +13,6 @@ from tessera.cli.options import option
 from tessera.cli.printing import print_json
 from tessera.errors import UserError
 
-CPU_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 LIBRARIES = (
     "torch",
     "transformers",
@@ -26,7 +23,6 @@ LIBRARIES = (
     "tokenizers",
     "pillow",
 )
-GIB = 2**30
 
 
 @dataclass
@@ -42,11 +38,19 @@ class Doctor:
             return
         for name, value in found.items():
             if name != "notes":
-                shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-                print(f"{name:<10} {shown}")
+                print(f"{name:<14} {_shown(value)}")
         print()
         for note in found["notes"]:
             print(f"- {note}")
+
+
+def _shown(value: Any) -> str:
+    """A finding on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
+    return str(value)
 
 
 def _version(library: str) -> str:
@@ -54,45 +58,6 @@ def _version(library: str) -> str:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
         return "missing"
-
-
-def _cpu() -> dict[str, Any]:
-    """Name, usable cores and those of CPU_FLAGS that the processor has (known on Linux only)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name, flags = platform.processor() or platform.machine(), []
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in lines.items()}
-        name = fields.get("model name", name)
-        flags = [flag for flag in CPU_FLAGS if flag in fields.get("flags", "").split()]
-    return {"name": name, "cores": cores, "flags": " ".join(flags) or "-"}
-
-
-def _memory_gib() -> float | None:
-    """Memory of the machine, or of the container where that is less."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and limit.read_text().strip().isdigit():
-        total = min(total, int(limit.read_text()))
-    return round(total / GIB, 1)
-
-
-def _torch() -> dict[str, Any]:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    from tessera.train.select import choose_precision
-
-    device = torch.device("cuda" if gpus else "cpu")
-    return {
-        "threads": torch.get_num_threads(),
-        "gpu": "; ".join(gpus) or "none",
-        "precision": choose_precision("auto", device),
-    }
 
 
 def _emoji() -> tuple[str, str | None]:
@@ -110,31 +75,41 @@ def _emoji() -> tuple[str, str | None]:
 
 def examine() -> dict[str, Any]:
     """All findings as plain values; `notes` are sentences on what runs and what is missing."""
-    cpu, memory, torch_found = _cpu(), _memory_gib(), _torch()
+    import torch
+
+    from tessera.study.machine import describe_machine
+    from tessera.train.select import choose_precision
+
+    machine = describe_machine()
+    cuda = torch.cuda.is_available()
+    precision = choose_precision("auto", torch.device("cuda" if cuda else "cpu"))
     font, font_note = _emoji()
-    free = shutil.disk_usage(".").free / GIB
-    notes = []
-    where = "on the GPU" if torch_found["gpu"] != "none" else f"on {cpu['cores']} CPU cores"
-    notes.append(f"`tessera train vl-gpt` runs here {where} in {torch_found['precision']}")
-    if torch_found["gpu"] == "none":
+    free = round(shutil.disk_usage(".").free / 2**30, 1)
+    where = "the GPU" if cuda else f"{machine['cores']} CPU cores"
+    notes = [f"`tessera train vl-gpt` runs here on {where} in {precision}"]
+    if not cuda:
         notes.append("no GPU that torch can drive: `--size published` is for machines that have one")
-    if torch_found["gpu"] == "none" and torch_found["precision"] == "fp32":
-        notes.append("this CPU has no fast bf16 (AMX or AVX512-bf16): training takes fp32, several times slower")
-    if memory is not None and memory < 3:
-        notes.append(f"{memory} GiB of memory is little: training the mini models takes about 3")
-    if free < 2:
-        notes.append(f"{free:.1f} GiB of disk is free here: checkpoints may not fit")
-    if font_note:
-        notes.append(font_note)
+    if not cuda and precision == "fp32":
+        notes.append("this CPU has no fast bf16 (AMX or AVX512-bf16): training takes fp32, which is slower")
+    notes += _tight(machine["memory_gib"], free)
     return {
         "tessera": __version__,
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": cpu,
-        "memory": "unknown" if memory is None else f"{memory} GiB",
-        "disk": f"{free:.1f} GiB free",
-        **torch_found,
-        "emoji": font,
+        **machine,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "disk_free_gib": free,
+        "emoji_font": font,
         "versions": {library: _version(library) for library in LIBRARIES},
-        "notes": notes,
+        "notes": notes + ([font_note] if font_note else []),
     }
+
+
+def _tight(memory: float | None, free: float) -> list[str]:
+    """What is scarce here, as sentences."""
+    notes = []
+    if memory is not None and memory < 3:
+        notes.append(f"{memory} GiB of memory is little: training the mini models takes up to 3")
+    if free < 2:
+        notes.append(f"{free} GiB of disk is free here: checkpoints may not fit")
+    return notes
