@@ -42,9 +42,7 @@ def _ngrams(tokens: Tokens) -> list[Counter[tuple[str, ...]]]:
 
 def _check(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
     if len(candidates) != len(references) or not candidates:
-        raise UserError(
-            f"{len(candidates)} captions cannot be scored against {len(references)} sets of references"
-        )
+        raise UserError(f"{len(candidates)} captions cannot be scored against {len(references)} sets of references")
     if not all(references):
         raise UserError("a caption has no reference; each needs at least one")
 
@@ -71,9 +69,7 @@ def _bleu(parts: np.ndarray) -> np.ndarray:
 def bleu4(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Estimate:
     """Corpus BLEU-4 in [0, 1] with the closest reference length; the interval resamples captions."""
     _check(candidates, references)
-    parts = np.array(
-        [_bleu_parts(*pair) for pair in zip(candidates, references, strict=True)], dtype=np.float64
-    )
+    parts = np.array([_bleu_parts(*pair) for pair in zip(candidates, references, strict=True)], dtype=np.float64)
 
     def statistic(*columns: np.ndarray, axis: int) -> np.ndarray:
         return _bleu(np.stack([column.sum(axis=axis) for column in columns]))
@@ -119,10 +115,7 @@ def cider_scores(candidates: Sequence[Tokens], references: Sequence[Sequence[Tok
     images = math.log(len(references))
 
     def weigh(counts: list[Counter[tuple[str, ...]]]) -> list[dict[tuple[str, ...], float]]:
-        return [
-            {gram: c * (images - math.log(max(1, frequency[gram]))) for gram, c in one.items()}
-            for one in counts
-        ]
+        return [{gram: c * (images - math.log(max(1, frequency[gram]))) for gram, c in one.items()} for one in counts]
 
     scores = []
     for candidate, several in zip(candidates, counted, strict=True):

@@ -27,9 +27,7 @@ class FrechetScore:
 def _features(values: ArrayLike) -> np.ndarray:
     features = np.asarray(values, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
-        raise UserError(
-            f"a Fréchet distance needs two or more rows of features [n, d], not {list(features.shape)}"
-        )
+        raise UserError(f"a Fréchet distance needs two or more rows of features [n, d], not {list(features.shape)}")
     return features
 
 
@@ -51,7 +49,9 @@ def frechet_distance(left: ArrayLike, right: ArrayLike) -> float:
 
 def _root(data: np.ndarray) -> np.ndarray:
     """A matrix R of at most d rows with R'R = data'data: spares the n x m product of large sets."""
-    return np.linalg.qr(data, mode="r") if len(data) > data.shape[1] else data
+    if len(data) <= data.shape[1]:
+        return data
+    return np.asarray(np.linalg.qr(data, mode="r"))
 
 
 def frechet_score(real: ArrayLike, generated: ArrayLike, *, splits: int = 5, seed: int = 0) -> FrechetScore:

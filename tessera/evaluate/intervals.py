@@ -58,9 +58,7 @@ def exact_binomial(successes: int, trials: int) -> Estimate:
         UserError: no trials, or more successes than trials.
     """
     if not 0 <= successes <= trials or trials == 0:
-        raise UserError(
-            f"{successes} successes in {trials} trials are no share; at least one trial is needed"
-        )
+        raise UserError(f"{successes} successes in {trials} trials are no share; at least one trial is needed")
     interval = stats.binomtest(int(successes), int(trials)).proportion_ci(CONFIDENCE, method="exact")
     return Estimate(successes / trials, float(interval.low), float(interval.high), int(trials))
 

@@ -36,8 +36,7 @@ def linear_probe(
     truth = np.asarray(test_y)
     if len(x) != len(y) or len(unseen) != len(truth) or x.shape[1:] != unseen.shape[1:] or x.ndim != 2:
         raise UserError(
-            f"a probe of {list(x.shape)} and {list(unseen.shape)} features has"
-            f" {len(y)} and {len(truth)} classes"
+            f"a probe of {list(x.shape)} and {list(unseen.shape)} features has {len(y)} and {len(truth)} classes"
         )
     if len(names) < 2:
         raise UserError("a probe needs two classes or more in its training set")

@@ -20,12 +20,8 @@ def ranks(queries: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """
     left, right = (np.asarray(features, dtype=np.float64) for features in (queries, targets))
     if left.ndim != 2 or left.shape != right.shape:
-        raise UserError(
-            f"features to retrieve must be two equal arrays [n, d], not {left.shape} and {right.shape}"
-        )
-    left, right = (
-        side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (left, right)
-    )
+        raise UserError(f"features to retrieve must be two equal arrays [n, d], not {left.shape} and {right.shape}")
+    left, right = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (left, right))
     found = np.empty(len(left), dtype=int)
     for start in range(0, len(left), 1024):
         alike = left[start : start + 1024] @ right.T
@@ -40,9 +36,7 @@ def recall(queries: ArrayLike, targets: ArrayLike, k: int) -> Estimate:
     return exact_binomial(int(hits.sum()), len(hits))
 
 
-def recall_both_ways(
-    images: ArrayLike, texts: ArrayLike, ks: tuple[int, ...] = (1, 5, 10)
-) -> dict[str, Estimate]:
+def recall_both_ways(images: ArrayLike, texts: ArrayLike, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, Estimate]:
     """Recall@k from pictures to texts and from texts to pictures, with the share that chance would reach."""
     forth, back = ranks(images, texts), ranks(texts, images)
     found = {}

@@ -81,9 +81,4 @@ def relations(
     things: Sequence[ReadObject | SceneObject],
 ) -> set[tuple[tuple[str, str], tuple[int, int], tuple[str, str]]]:
     """Every ordered pair as ((colour, shape), relation, (colour, shape))."""
-    return {
-        ((a.colour, a.shape), relation(a, b), (b.colour, b.shape))
-        for a in things
-        for b in things
-        if a is not b
-    }
+    return {((a.colour, a.shape), relation(a, b), (b.colour, b.shape)) for a in things for b in things if a is not b}

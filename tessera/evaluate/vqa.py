@@ -31,9 +31,7 @@ def normal(answer: str) -> str:
     return " ".join(answer.lower().split()).rstrip(".")
 
 
-def accuracy_by_type(
-    answers: Sequence[str], truths: Sequence[str], types: Sequence[str]
-) -> dict[str, TypeAccuracy]:
+def accuracy_by_type(answers: Sequence[str], truths: Sequence[str], types: Sequence[str]) -> dict[str, TypeAccuracy]:
     """Exact-match accuracy of each type of question, in alphabetical order, and last of "all types".
 
     The majority of "all types" is that of a guesser who knows the type: each type's own majority answer.
@@ -42,9 +40,7 @@ def accuracy_by_type(
         UserError: the three lists differ in length, or are empty.
     """
     if not len(answers) == len(truths) == len(types) or not len(answers):
-        raise UserError(
-            f"{len(answers)} answers, {len(truths)} truths and {len(types)} types do not belong together"
-        )
+        raise UserError(f"{len(answers)} answers, {len(truths)} truths and {len(types)} types do not belong together")
     right = [normal(answer) == normal(truth) for answer, truth in zip(answers, truths, strict=True)]
     found, guessed = {}, 0
     for kind in sorted(set(types)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,16 +65,6 @@ def table(result: Mapping[str, Any]) -> RenderableType:
 
 def text(result: Mapping[str, Any], width: int = 120) -> str:
     """The same as plain text."""
-    console = Console(width=width, no_color=True, force_terminal=False, record=True, file=_Nowhere())
-    console.print(table(result))
-    return console.export_text()
-
-
-class _Nowhere:
-    """A file that keeps nothing: rich records what it prints only while it prints."""
-
-    def write(self, words: str) -> int:
-        return len(words)
-
-    def flush(self) -> None:
-        """Nothing is waiting."""
+    page = io.StringIO()
+    Console(file=page, width=width, no_color=True).print(table(result))
+    return page.getvalue()

@@ -71,9 +71,7 @@ def test_an_edge_blurred_by_half_a_pixel_is_still_a_shape() -> None:
 def test_grain_of_a_lossy_decoder_is_tolerated() -> None:
     rng = np.random.default_rng(9)
     scenes = [random_scene(rng, "train") for _ in range(60)]
-    grainy = [
-        np.clip(draw(scene) + rng.normal(0, 6, (64, 64, 3)), 0, 255).astype(np.uint8) for scene in scenes
-    ]
+    grainy = [np.clip(draw(scene) + rng.normal(0, 6, (64, 64, 3)), 0, 255).astype(np.uint8) for scene in scenes]
     assert np.mean([matches(read_scene(p), s) for p, s in zip(grainy, scenes, strict=True)]) >= 0.95
 
 
@@ -93,10 +91,7 @@ def test_objects_of_one_hue_that_touch_are_told_apart() -> None:
         one, other = scene.objects
         if abs(one.row - other.row) + abs(one.column - other.column) != 1:
             continue
-        big = [
-            replace(thing, colour=one.colour, hue=one.hue, radius=10.0, size="large")
-            for thing in (one, other)
-        ]
+        big = [replace(thing, colour=one.colour, hue=one.hue, radius=10.0, size="large") for thing in (one, other)]
         pulled = replace(scene, objects=tuple(big))
         touching += 1
         right += matches(read_scene(draw(pulled)), pulled, ("colour", "shape", "place"))
