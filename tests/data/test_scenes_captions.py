@@ -64,7 +64,7 @@ def test_canonical_caption_names_every_attribute_in_reading_order_and_depends_on
 @pytest.mark.parametrize("style", STYLES)
 def test_every_caption_is_read_back_exactly(style):
     rng = np.random.default_rng(1)
-    for index in range(700):
+    for index in range(500):
         scene = random_scene(rng, "heldout" if index % 4 == 0 else "train", (0.2, 0.3, 0.25, 0.25))
         text = caption(scene, rng, style)
         mentions = mentioned_objects(text)
@@ -115,7 +115,7 @@ def test_the_grammar_holds_hundreds_of_sentence_patterns_and_draws_them():
     counts = count_patterns()
     assert counts["short"] >= 300 and counts["dense"] >= 300 and counts["relational"] >= 300
     rng = np.random.default_rng(3)
-    scenes = [random_scene(rng, "train", (0.0, 1.0)) for _ in range(1200)]
+    scenes = [random_scene(rng, "train", (0.0, 1.0)) for _ in range(900)]
     for style in ("short", "dense", "relational"):
         assert len({_pattern(caption(scene, rng, style)) for scene in scenes}) >= 300
 
@@ -142,7 +142,7 @@ def test_a_relational_caption_says_relations_that_hold():
 def test_a_hard_negative_changes_one_attribute_of_one_object_and_is_false():
     rng = np.random.default_rng(5)
     changed = Counter()
-    for _ in range(700):
+    for _ in range(500):
         scene = random_scene(rng)
         true, false = (mentioned_objects(text) for text in hard_negative(scene, rng))
         assert _covers(true, list(scene.objects))
@@ -157,7 +157,7 @@ def test_a_hard_negative_changes_one_attribute_of_one_object_and_is_false():
         changed[differences[0]] += 1
         assert not any(is_heldout(*mention[:3]) for mention in false if mention[2])
     for name, share in SWAPS.items():
-        assert abs(changed[name] / changed.total() - share) < 0.04
+        assert abs(changed[name] / changed.total() - share) < 0.05
 
 
 def test_a_swapped_training_object_never_becomes_a_heldout_combination():

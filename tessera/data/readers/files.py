@@ -95,7 +95,7 @@ class FileWorld(Generic[Item]):
             raise DataError(f"{name} holds no usable sample: {tally}")
         tally.log(name, len(records))
         self.name = name
-        self.tasks = (task,)
+        self.tasks: tuple[str, ...] = (task,)
         self.tally = tally
         self._make = make
         self._hash = hashlib.sha256("\n".join(stamps).encode("utf-8", "replace")).hexdigest()[:16]
