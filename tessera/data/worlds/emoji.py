@@ -23,7 +23,7 @@ from tessera.data.source import Source, Split
 from tessera.data.worlds.emoji_font import EmojiFont, find_font
 from tessera.errors import UserError, nearest
 
-VERSION = 1  # goes up when the same index would give another picture or another text
+VERSION = 2  # goes up when the same index would give another picture or another text
 HELD_OUT = 0.1  # share of the families
 LANGUAGES = {
     "en": "English", "es": "Spanish", "ja": "Japanese", "ko": "Korean", "pt": "Portuguese", "it": "Italian",
@@ -90,8 +90,7 @@ class Emoji:
             unicode_emoji.config.load_language(language)
         entry = unicode_emoji.EMOJI_DATA[self.sequence]
         found = [
-            words(name)
-            for name in (entry.get(language, ""), *(entry.get("alias", ()) if language == "en" else ()))
+            words(name) for name in (entry.get(language, ""), *(entry.get("alias", ()) if language == "en" else ()))
         ]
         if self.subgroup == "country-flag" and language == "en":
             found = [f"flag of {found[0]}"]  # the bare name is the country's; its aliases are codes
@@ -165,9 +164,7 @@ class EmojiWorld:
     ) -> None:
         for language in languages:
             if language not in LANGUAGES:
-                raise UserError(
-                    f"the emoji names have no language {language!r}{nearest(language, LANGUAGES)}"
-                )
+                raise UserError(f"the emoji names have no language {language!r}{nearest(language, LANGUAGES)}")
         self.font = EmojiFont(find_font(font))
         self.languages = tuple(languages)
         self.size = size
@@ -184,9 +181,7 @@ class EmojiWorld:
         data = unicode_emoji.EMOJI_DATA
         found = self.font.index(sorted(s for s, entry in data.items() if entry["status"] == qualified))
         if not found:
-            raise UserError(
-                f"the font {str(self.font.path)!r} has no colour emoji; give the path of a font that has"
-            )
+            raise UserError(f"the font {str(self.font.path)!r} has no colour emoji; give the path of a font that has")
         return found
 
     def split(self, split: Split) -> tuple[Emoji, ...]:
@@ -198,8 +193,7 @@ class EmojiWorld:
         """One sentence: how many emoji there are, and why not more."""
         found = len(self.emoji)
         known = sum(
-            entry["status"] == unicode_emoji.STATUS["fully_qualified"]
-            for entry in unicode_emoji.EMOJI_DATA.values()
+            entry["status"] == unicode_emoji.STATUS["fully_qualified"] for entry in unicode_emoji.EMOJI_DATA.values()
         )
         bases = len({one.base for one in self.emoji})
         text = f"{found} of {known} emoji, {bases} base emoji, from {self.font.path}"
@@ -235,10 +229,10 @@ class EmojiWorld:
         drawn = self.font.picture(one.sequence)
         seed = hashlib.sha256(f"{one.codes}/{view}".encode()).digest()[:8]
         random = np.random.default_rng(int.from_bytes(seed, "big"))
-        side = self.size * random.uniform(0.74, 0.92)  # what is left is the margin
+        side = self.size * random.uniform(0.74, 0.92)
         scale = side / max(drawn.size)
         width, height = (max(1, round(length * scale)) for length in drawn.size)
-        place = [round(random.uniform(0.03, 0.97) * (self.size - length)) for length in (width, height)]
+        place = [round(2 + random.uniform() * (self.size - 4 - length)) for length in (width, height)]  # a margin
         page = PIL.new("RGB", (self.size, self.size), _background(random))
         small = drawn.convert("RGBa").resize((width, height), PIL.Resampling.LANCZOS).convert("RGBA")
         page.paste(small, (place[0], place[1]), small)
