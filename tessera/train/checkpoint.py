@@ -10,6 +10,7 @@ written last. A folder whose manifest is missing or does not check is not a chec
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -185,9 +186,11 @@ class Store:
     def last_step(self, latest: Checkpoint | None) -> int:
         """The step that a resumed run goes on from: of the last checkpoint or finished stage; 0 for a new
         run."""
-        states = (self.out / "stages").glob("*/state.json")
-        steps = [json.loads(file.read_text(encoding="utf-8"))["step"] for file in states]
-        return max([*steps, latest.state["step"] if latest else 0], default=0)
+        last = latest.state["step"] if latest else 0
+        for file in (self.out / "stages").glob("*/state.json"):
+            with contextlib.suppress(ValueError, KeyError):  # `finished` says what is wrong with it
+                last = max(last, json.loads(file.read_text(encoding="utf-8"))["step"])
+        return last
 
     def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint of `step`, then delete all but the newest `keep` (and damaged ones of later

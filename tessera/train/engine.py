@@ -156,6 +156,8 @@ class Trainer:
             state.load_weights(stage.model, finished.tensors("weights"), str(finished.path))
             self.reporter.note(f"stage {stage.name}: was finished before, its final weights are loaded")
             return
+        if latest and latest.state["stage"]["position"] > position:
+            raise CheckpointError(f"{latest.path} is of a later stage, but stage {stage.name!r} has no final weights")
         self.reporter.note(
             f"stage {stage.name}: {trained:,} values are trained, {kept:,} are frozen; {stage.steps} steps,"
             f" {self.precision} on {self.accelerator.device.type}, {self._group()}"
@@ -345,7 +347,7 @@ class Trainer:
     def _save(self, running: _Running, log: MetricsLog | None) -> None:
         """Write a checkpoint; all processes give their part, the main one writes."""
         weights, left_out = state.weights(running.model)
-        tensors = {"weights": weights, "optimiser": state.optimiser(running.optimisers, running.model)}
+        tensors = {"weights": weights, "optimiser": state.optimiser(running.optimisers, running.model, self.main)}
         if running.average is not None:
             tensors["average"] = running.average.whole()
         parts = parallel.together(self.accelerator, (state.generators(), running.stage.loader.state_dict()))
@@ -366,7 +368,6 @@ class Trainer:
         self._on_main(lambda: self.store.finish(running.position, stage.name, weights, values))
         select.checkpoint_activations(stage.model, False)
         stage.model.zero_grad(set_to_none=True)
-        self.accelerator.free_memory()
 
     def _on_main(self, write: Callable[[], object]) -> None:
         """Let the main process write; where that fails, all stop with its sentence."""

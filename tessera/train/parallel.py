@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -24,8 +24,7 @@ def open_accelerator(device: str) -> Accelerator:
     """Join the process group that the launcher set up, or stand alone.
 
     Collectives give up after 10 minutes, or TESSERA_TIMEOUT seconds: a lost process ends the run, never hangs
-    it. Parameters that a process did not touch in a step get zero gradients, so text-only batches on one
-    process are fine under DDP. Mixed precision belongs to the engine, hence "no" here.
+    it. Mixed precision belongs to the engine, hence "no" here.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -44,10 +43,7 @@ def open_accelerator(device: str) -> Accelerator:
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no",
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timeout),
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
 
 
@@ -70,18 +66,23 @@ def is_sharded(accelerator: Accelerator) -> bool:
 def wrap(accelerator: Accelerator, module: nn.Module) -> nn.Module:
     """`module` on its device, in DDP, or sharded in place under FSDP2; as it is for one process.
 
-    FSDP2 units are the blocks that the parts' `_no_split_modules` name, and the rest as one.
+    Under DDP a process may leave parameters out of a step: it gives them a zero gradient. FSDP2 units are the blocks
+    that the parts' `_no_split_modules` name, and the rest as one.
 
     Raises:
         UserError: a trainable scalar, which FSDP2 cannot shard.
     """
+    device = accelerator.device
+    if accelerator.num_processes == 1:
+        return module.to(device)
     if not is_sharded(accelerator):
-        return accelerator.prepare_model(module)
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(module.to(device), device_ids=devices, find_unused_parameters=True)
     scalars = {name: p for name, p in module.named_parameters() if p.ndim == 0}
     trained = [name for name, p in scalars.items() if p.requires_grad]
     if trained:
         raise UserError(f"FSDP2 cannot shard the scalar {trained[0]}; give it shape [1], freeze it, or use DDP")
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    mesh = init_device_mesh(device.type, (accelerator.num_processes,))
     blocks = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     for part in reversed(list(module.modules())):
         if type(part).__name__ in blocks and part is not module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -88,9 +88,9 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """A batch on `device`: by its own `.to`, or the tensors of a mapping."""
-    if isinstance(batch, Mapping):
-        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    return batch.to(device)
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
 
 _SWITCHES = {

@@ -67,8 +67,8 @@ class Stage:
         steps: updates, each over `accumulate` batches a process.
         trainable: name patterns (glob, "re:..." or "!..." to take out); see `select.set_trainable`.
         weights: factor on each named loss; wins over the objective's own.
-        counts: `batch -> {name: count}`. With accumulation the counts of all batches are needed before the
-            first backward pass; without this they cost an extra forward pass.
+        counts: `batch -> {name: count}`, every name that the objective gives. With accumulation the counts of all
+            batches are needed before the first backward pass; without this they cost an extra forward pass.
         average: decay of a running mean of the weights, which becomes the result of the stage; None for none.
         activation_checkpointing: recompute activations in the backward pass.
     """

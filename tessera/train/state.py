@@ -68,15 +68,20 @@ def frozen_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def optimiser(optimisers: list[torch.optim.Optimizer], model: nn.Module) -> Tensors:
-    """State tensors as "parameter name|state name", whole and on the CPU."""
+def optimiser(optimisers: list[torch.optim.Optimizer], model: nn.Module, keep: bool = True) -> Tensors:
+    """State tensors as "parameter name|state name", whole and on the CPU.
+
+    Gathering shards takes all processes; those that do not `keep` the result get an empty one.
+    """
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}|{key}": _whole(value)
-        for one in optimisers
-        for parameter, state in one.state.items()
-        for key, value in state.items()
-    }
+    found: Tensors = {}
+    for one in optimisers:
+        for parameter, state in one.state.items():
+            for key, value in state.items():
+                whole = full(value)
+                if keep:
+                    found[f"{names[parameter]}|{key}"] = _whole(whole)
+    return found
 
 
 def load_optimiser(optimisers: list[torch.optim.Optimizer], model: nn.Module, tensors: Tensors) -> None:

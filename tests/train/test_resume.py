@@ -1,4 +1,4 @@
-"""N steps equal k steps, a kill, and N - k steps: weights, optimiser, generators, log and order of samples, in bytes."""
+"""N steps equal k steps, a kill and N - k steps, in bytes: weights, optimiser, generators, log, order of samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def children(scenario: str, out: Path) -> dict[str, Any]:
     """What `tests.train.children` reports of a scenario."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.train.children", scenario, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
