@@ -1,4 +1,4 @@
-"""Free-running generation of words and pictures in one sequence (VL-GPT section 3.2, inference).
+"""Free-running generation of words and pictures in one sequence (VL-GPT, inference).
 
 When [IMG] is said, or stands at the end of a prompt, the regression head takes over for exactly N steps, each
 predicted embedding being the next input; then [/IMG] is appended and the language head goes on.
@@ -183,10 +183,10 @@ class _Loop:
         scores = self.model.logits(hidden).float()
         if self.config.image_placeholder_id < scores.shape[-1]:
             scores[:, self.config.image_placeholder_id] = -torch.inf
-        scores[~closing, stop] = -torch.inf  # never said where no picture is open
+        scores[:, stop].masked_fill_(~closing, -torch.inf)  # never said where no picture is open
         room = self.config.num_image_positions + 2
         full = [row.pictures_left <= 0 or row.positions_left < room for row in rows]
-        scores[torch.tensor(full, device=scores.device), start] = -torch.inf
+        scores[:, start].masked_fill_(torch.tensor(full, device=scores.device), -torch.inf)
         words = choose(scores, self.sampling, self.generator)
         return words.masked_fill(closing, stop) if self.config.force_image_end else words
 

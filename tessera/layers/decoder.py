@@ -69,16 +69,14 @@ class DecoderBlock(GradientCheckpointingLayer):
 class DecoderStack(nn.Module):
     """`depth` decoder blocks and a final norm.
 
-    With width 1024 and MLP 4096, 12 blocks hold 201,562,112 parameters (VL-GPT section 3.1: "standard
+    With width 1024 and MLP 4096, 12 blocks hold 201,562,112 parameters (VL-GPT, image tokenizer: "standard
     transformer decoder"; width after the published total).
 
     Args:
         memory_width: M; the width itself by default.
     """
 
-    def __init__(
-        self, width: int, depth: int, heads: int, mlp_width: int, memory_width: int | None = None
-    ) -> None:
+    def __init__(self, width: int, depth: int, heads: int, mlp_width: int, memory_width: int | None = None) -> None:
         super().__init__()
         blocks = (DecoderBlock(width, heads, mlp_width, memory_width or width) for _ in range(depth))
         self.blocks = nn.ModuleList(blocks)

@@ -16,9 +16,7 @@ def regression(predicted: Tensor, target: Tensor) -> Tally:
         ValueError: the shapes differ. They are never broadcast.
     """
     if predicted.shape != target.shape:
-        raise ValueError(
-            f"regression of {tuple(predicted.shape)} onto a target of shape {tuple(target.shape)}"
-        )
+        raise ValueError(f"regression of {tuple(predicted.shape)} onto a target of shape {tuple(target.shape)}")
     error = predicted.float() - target.detach().float()
     per_item = max(error[:1].numel(), 1)
     return Tally(error.square().sum() / per_item, len(predicted))

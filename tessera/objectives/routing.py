@@ -26,7 +26,7 @@ def route(labels: Tensor, visual_target: Tensor | None, segment_ids: Tensor | No
     embedding).
 
     So the step from [IMG] goes to the regression head, and the step from the last embedding to the language
-    head. Steps from one sequence into the next, and into padding, have no target. (VL-GPT section 3.2.)
+    head. Steps from one sequence into the next, and into padding, have no target. (VL-GPT, multimodal sequence.)
 
     Args:
         labels: integer [B, L], unshifted; -100 where the position is no learned word.

@@ -35,7 +35,7 @@ def _queries(count: int, width: int, std: float) -> nn.Parameter:
 
 
 class CausalImageTokenizer(nn.Module):
-    """E_v of VL-GPT (section 3.1): learned queries read the patch features through a causal decoder stack.
+    """E_v of VL-GPT: learned queries read the patch features through a causal decoder stack.
 
     Embedding n depends on queries 0..n only, so the N embeddings can be predicted one after another. At
     published size (N 32, W 1024, 12 blocks, d 4096) it holds 205,793,280 parameters.
@@ -68,7 +68,7 @@ class CausalImageTokenizer(nn.Module):
 
 
 class ImageDetokenizer(nn.Module):
-    """D_v of VL-GPT (section 3.1): estimates both conditions of a frozen diffusion model from x_v.
+    """D_v of VL-GPT: estimates both conditions of a frozen diffusion model from x_v.
 
     One decoder stack over Q + T learned queries, image bank first, and one linear head for each bank. At
     published size (16 x 768 and 77 x 768) it holds 207,427,072 parameters.

@@ -116,9 +116,7 @@ def test_llama_takes_a_ready_4d_mask():
     ids = torch.arange(20).view(2, 10)
     mask = torch.ones(10, 10, dtype=torch.bool).tril().expand(2, 1, 10, 10)
     model = tiny_llama("tessera")
-    torch.testing.assert_close(
-        model(ids, attention_mask=mask).logits, model(ids).logits, atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits, model(ids).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_clip_gives_the_same_features_as_with_sdpa():

@@ -33,9 +33,7 @@ def test_stack_equals_torch_transformer_decoder_with_the_same_weights_and_mask(
     training,
 ):
     torch.manual_seed(0)
-    layer = nn.TransformerDecoderLayer(
-        32, 4, 64, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-    )
+    layer = nn.TransformerDecoderLayer(32, 4, 64, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
     reference = nn.TransformerDecoder(layer, 3, norm=nn.LayerNorm(32)).train(training)
     for parameter in reference.parameters():
         nn.init.normal_(parameter, std=0.2)

@@ -73,9 +73,7 @@ def test_a_batch_without_pictures_equals_the_bare_language_model_in_loss_and_eve
 
 
 def test_rows_appended_after_the_vocabulary_equal_a_language_model_with_two_more_entries():
-    model = tiny_model(
-        image_start_id=VOCABULARY, image_end_id=VOCABULARY + 1, image_placeholder_id=VOCABULARY + 2
-    )
+    model = tiny_model(image_start_id=VOCABULARY, image_end_id=VOCABULARY + 1, image_placeholder_id=VOCABULARY + 2)
     grown = LlamaForCausalLM(text_config(vocab_size=VOCABULARY + 2))
     weights = model.language_model.state_dict()
     rows = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "head"}
@@ -156,9 +154,7 @@ def test_int32_ids_and_given_positions_change_nothing():
     plain = model(**inputs, pixel_values=pixels(2)).loss
     inputs["input_ids"] = inputs["input_ids"].int()
     places = torch.arange(length).expand(2, -1)
-    other = model(
-        **inputs, pixel_values=pixels(2), position_ids=places, segment_ids=torch.ones(2, length).int()
-    )
+    other = model(**inputs, pixel_values=pixels(2), position_ids=places, segment_ids=torch.ones(2, length).int())
     torch.testing.assert_close(other.loss, plain, atol=1e-6, rtol=1e-5)
 
 
@@ -181,9 +177,7 @@ def test_the_image_tokenizer_is_frozen_and_in_evaluation_mode():
 def test_visual_rms_reports_the_scale_of_what_enters():
     model = tiny_model()
     embeds = model.encode_images(pixels(2))
-    assert model(**page(), image_embeds=embeds).visual_rms.item() == pytest.approx(
-        embeds.square().mean().sqrt()
-    )
+    assert model(**page(), image_embeds=embeds).visual_rms.item() == pytest.approx(embeds.square().mean().sqrt())
 
 
 @pytest.mark.parametrize("kind", ["global", "channel"])
@@ -221,9 +215,7 @@ def test_lora_regression_head_and_the_two_new_rows_train_while_all_else_stays():
     model.regression_head.requires_grad_(True)
     model.image_token_rows.requires_grad_(True)
     before = {name: p.detach().clone() for name, p in wrapped.named_parameters()}
-    optimiser = torch.optim.AdamW(
-        [p for p in wrapped.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1
-    )
+    optimiser = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
     for _ in range(2):  # the first step moves LoRA's B alone
         optimiser.zero_grad()
         wrapped(**page(), pixel_values=pixels(2)).loss.backward()
@@ -261,9 +253,7 @@ def test_tied_embeddings_survive_saving(tmp_path):
     model.save_pretrained(tmp_path)
     again = VLGPTForConditionalGeneration.from_pretrained(tmp_path)
     assert again.language_model.lm_head.weight is again.language_model.model.embed_tokens.weight
-    assert torch.equal(
-        again(**page(), pixel_values=pixels(2)).loss, model(**page(), pixel_values=pixels(2)).loss
-    )
+    assert torch.equal(again(**page(), pixel_values=pixels(2)).loss, model(**page(), pixel_values=pixels(2)).loss)
 
 
 def test_ready_parts_are_joined_as_they_are():

@@ -28,9 +28,7 @@ def test_every_published_component_counts_exactly():
 
 def test_a_narrow_decoder_gives_the_alternative_total():
     narrow = {"width": 768, "heads": 12, "mlp_width": 3072}
-    config = VLGPTConfig(
-        tokenizer_config=narrow, text_config={"num_hidden_layers": 1}
-    )  # the rest is as above
+    config = VLGPTConfig(tokenizer_config=narrow, text_config={"num_hidden_layers": 1})  # the rest is as above
     sizes, stacks = component_sizes(config), ("image_tokenizer", "image_detokenizer")
     assert PUBLISHED["total"] + sum(sizes[s] - PUBLISHED[s] for s in stacks) == 7_377_464_320
 

@@ -34,9 +34,7 @@ def test_two_half_batches_with_the_whole_count_give_the_gradient_of_the_whole_ba
     whole = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     for part in (slice(0, 1), slice(1, 4)):
-        model(
-            pixels(4)[part], image_target=image[part], text_target=text[part], num_samples=4
-        ).loss.backward()
+        model(pixels(4)[part], image_target=image[part], text_target=text[part], num_samples=4).loss.backward()
     for name, parameter in model.named_parameters():
         if name in whole:
             torch.testing.assert_close(parameter.grad, whole[name], atol=1e-6, rtol=1e-4)

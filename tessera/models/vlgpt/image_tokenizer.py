@@ -24,7 +24,7 @@ Target = Tensor | Callable[[], Tensor] | None
 
 
 class CausalTokenizerModel(PreTrainedModel):
-    """Frozen vision encoder, causal image tokenizer and detokenizer (VL-GPT section 3.1).
+    """Frozen vision encoder, causal image tokenizer and detokenizer (VL-GPT, image tokenizer).
 
     The diffusion model is never built here: only the conditions that it would read are estimated.
 
@@ -136,9 +136,7 @@ def _tally(name: str, weight: float, estimate: Tensor, target: Target) -> Tally 
     if weight == 0:
         return None
     if target is None:
-        raise UserError(
-            f"{name}_weight is {weight} but no {name} target was given; give one or set the weight to 0"
-        )
+        raise UserError(f"{name}_weight is {weight} but no {name} target was given; give one or set the weight to 0")
     if callable(target):
         target = target()
     if target.shape != estimate.shape:

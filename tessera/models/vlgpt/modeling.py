@@ -60,13 +60,9 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         super().__init__(config)
         _check_fit(config)
         text, width = config.text_config, config.text_config.hidden_size
-        self.language_model = (
-            LlamaForCausalLM._from_config(text) if language_model is None else language_model
-        )
+        self.language_model = LlamaForCausalLM._from_config(text) if language_model is None else language_model
         self.image_tokenizer = (
-            CausalTokenizerModel._from_config(config.tokenizer_config)
-            if image_tokenizer is None
-            else image_tokenizer
+            CausalTokenizerModel._from_config(config.tokenizer_config) if image_tokenizer is None else image_tokenizer
         )
         self.regression_head = nn.Linear(width, width, bias=False)
         ids = (config.image_start_id, config.image_end_id)
@@ -86,9 +82,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
 
         The new rows of [IMG] and [/IMG] begin at the language model's own rows, or at their mean.
         """
-        config = cls.config_class(
-            text_config=language_model.config, tokenizer_config=image_tokenizer.config, **fields
-        )
+        config = cls.config_class(text_config=language_model.config, tokenizer_config=image_tokenizer.config, **fields)
         return cls(config, language_model, image_tokenizer)
 
     @torch.no_grad()
@@ -163,9 +157,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         slots = input_ids == self.config.image_placeholder_id
         given = 0 if image_embeds is None else image_embeds.shape[0] * image_embeds.shape[1]
         if (wanted := int(slots.sum())) != given:
-            raise DataError(
-                f"the batch has {wanted} image placeholders but {given} visual embeddings were given"
-            )
+            raise DataError(f"the batch has {wanted} image placeholders but {given} visual embeddings were given")
         embeds = self.embed_tokens(input_ids)
         if image_embeds is None:
             return embeds
@@ -188,7 +180,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         num_text: float | Tensor | None = None,
         num_visual: float | Tensor | None = None,
     ) -> VLGPTOutput:
-        """Next-element loss over words and visual embeddings (VL-GPT section 3.2).
+        """Next-element loss over words and visual embeddings (VL-GPT, multimodal sequence).
 
         Args:
             input_ids: [B, L]; a picture is [IMG], N placeholders, [/IMG].
@@ -225,9 +217,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         # Both heads run even on no position at all, so that every process touches every trained module.
         output.text = next_token(self.logits(hidden[:, :-1][routes.text]), labels[:, 1:][routes.text])
         predicted = self.regression_head(hidden[:, :-1][routes.visual])
-        output.visual = regression(
-            predicted, self._visual_targets(input_ids, image_embeds, routes.visual, predicted)
-        )
+        output.visual = regression(predicted, self._visual_targets(input_ids, image_embeds, routes.visual, predicted))
         if num_text is None and num_visual is None and not output.text.number + output.visual.number:
             raise TrainingStopped(
                 "the batch has no learned position; check `learned` and the label mask of its samples"

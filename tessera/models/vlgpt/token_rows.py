@@ -46,8 +46,10 @@ class ImageTokenRows(nn.Module):
         return embeds
 
     def extend(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """`logits` [..., V] of `hidden` [..., d], with those of the two words replaced or appended."""
+        """`logits` [..., V] of `hidden` [..., d], with those of the two words replaced in place or appended."""
         rows = hidden @ self.head.to(hidden.dtype).T
         if self.appended:
             return torch.cat([logits, rows.to(logits.dtype)], dim=-1)
-        return logits.index_copy(-1, torch.tensor(self.ids, device=logits.device), rows.to(logits.dtype))
+        for place, index in enumerate(self.ids):
+            logits[..., index] = rows[..., place]
+        return logits
