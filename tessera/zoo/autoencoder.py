@@ -8,8 +8,6 @@ Shape legend: B pictures, H = W pixels (64, or 32 for training crops), C = 48 ch
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +15,21 @@ import torch
 from diffusers import AutoencoderTiny
 from PIL import Image as PIL
 from PIL import ImageDraw
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from tessera.data.worlds import open_world
 from tessera.data.worlds.scenes.draw import draw
 from tessera.data.worlds.scenes.graph import SIZE, Split, random_scene
+from tessera.evaluate.intervals import Estimate, bootstrap_mean, proportion
+from tessera.evaluate.scene_match import matches
+from tessera.evaluate.scene_reader import read_scene
+from tessera.train.optim import Optimiser
+from tessera.train.stage import Stage
+from tessera.zoo.pictures import ScenePool
+from tessera.zoo.recipe import Feed, Recipe
 
 CHANNELS, LATENTS, PATCH = 48, 16, 4
+POOL, BATCH, CROP = 20_000, 16, 32
 CONFIG = {
     "encoder_block_out_channels": (CHANNELS,) * 3,
     "decoder_block_out_channels": (CHANNELS,) * 3,
@@ -97,15 +102,18 @@ def picture_pool(seed: int, count: int) -> np.ndarray:
     return np.concatenate([scene_pictures(rng, scenes), emoji_pictures(rng, faces), loose])
 
 
-def batches(pictures: np.ndarray, size: int, crop: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Endless random crops, flipped at random, float [size, 3, crop, crop]."""
-    while True:
-        chosen = rng.integers(len(pictures), size=size)
-        tops, lefts = rng.integers(0, SIZE - crop + 1, size=(2, size))
+def feed(pictures: np.ndarray, seed: int) -> Feed:
+    """Random crops of `pictures`, half of the batches mirrored: {"pictures": float [BATCH, 3, CROP, CROP]}."""
+
+    def make(rng: np.random.Generator) -> dict[str, Tensor]:
+        chosen = rng.integers(len(pictures), size=BATCH)
+        tops, lefts = rng.integers(0, SIZE - CROP + 1, size=(2, BATCH))
         crops = np.stack([
-            pictures[i, y : y + crop, x : x + crop] for i, y, x in zip(chosen, tops, lefts, strict=True)
+            pictures[i, y : y + CROP, x : x + CROP] for i, y, x in zip(chosen, tops, lefts, strict=True)
         ])  # fmt: skip
-        yield to_tensor(crops[:, :, ::-1].copy() if rng.random() < 0.5 else crops)
+        return {"pictures": to_tensor(crops[:, :, ::-1].copy() if rng.random() < 0.5 else crops)}
+
+    return Feed(make, seed, held=f"autoencoder pictures {len(pictures)}")
 
 
 # ---- model
@@ -130,12 +138,12 @@ def _components(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(scaled.reshape(LATENTS, *shape)).float(), torch.from_numpy(mean.reshape(shape)).float()
 
 
-def _silence_blocks(layers: torch.nn.Sequential) -> None:
+def _silence_blocks(layers: nn.Sequential) -> None:
     """Let every residual block start as the identity (of positive inputs)."""
     for block in layers:
         if hasattr(block, "conv"):
-            torch.nn.init.zeros_(block.conv[-1].weight)
-            torch.nn.init.zeros_(block.conv[-1].bias)
+            nn.init.zeros_(block.conv[-1].weight)
+            nn.init.zeros_(block.conv[-1].bias)
 
 
 @torch.no_grad()
@@ -145,9 +153,9 @@ def build(pictures: np.ndarray) -> AutoencoderTiny:
     components, mean = _components(pictures)
     _silence_blocks(model.encoder.layers)
     _silence_blocks(model.decoder.layers)
-    convolutions = [layer for layer in model.encoder.layers if isinstance(layer, torch.nn.Conv2d)]
+    convolutions = [layer for layer in model.encoder.layers if isinstance(layer, nn.Conv2d)]
     first, fine, coarse, last = convolutions
-    torch.nn.init.zeros_(first.bias)
+    nn.init.zeros_(first.bias)
     for convolution in convolutions:
         convolution.weight.mul_(0.1)  # a little of the random start stays, so that the idle channels can learn
     colours = torch.arange(3)
@@ -169,15 +177,16 @@ def build(pictures: np.ndarray) -> AutoencoderTiny:
     return model.to(memory_format=torch.channels_last)
 
 
-def objective(model: AutoencoderTiny, batch: Tensor, generator: torch.Generator) -> dict[str, tuple[Tensor, int]]:
+def objective(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, int]]:
     """Squared and absolute error of the reconstruction, each as (sum, number of values).
 
     Args:
         batch: pictures [B, 3, H, W] in [-1, 1]; errors are measured on the scale [0, 1].
     """
-    latents = model.encode(batch).latents
-    noise = torch.randn(latents.shape, generator=generator)
-    error = (model.decode(latents + LATENT_NOISE * noise).sample - batch) / 2
+    pictures = batch["pictures"]
+    latents = model.encode(pictures).latents  # type: ignore[operator]
+    noisy = latents + LATENT_NOISE * torch.randn_like(latents)
+    error = (model.decode(noisy).sample - pictures) / 2  # type: ignore[operator]
     return {"squared": (error.square().sum(), error.numel()), "absolute": (error.abs().sum(), error.numel())}
 
 
@@ -195,52 +204,48 @@ def reconstruct(model: AutoencoderTiny, pictures: np.ndarray) -> np.ndarray:
     return np.concatenate([to_pictures(model.decode(model.encode(to_tensor(p)).latents).sample) for p in parts])
 
 
-def psnr(model: AutoencoderTiny, pictures: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of reconstructions in decibels, the error averaged over all pictures."""
+def psnr(model: AutoencoderTiny, pictures: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each reconstruction in decibels, [n]."""
     error = (reconstruct(model, pictures).astype(np.float64) - pictures) / 255
-    return float(-10 * np.log10(np.mean(error**2)))
+    return -10 * np.log10((error**2).mean(axis=(1, 2, 3)) + 1e-8)
 
 
-# ---- training
+# ---- the recipe
 
 
-def train(
-    out: str | Path, *, steps: int = 6000, seed: int = 0, batch: int = 16, crop: int = 32, lr: float = 1.5e-3,
-    seconds: float | None = None, log: Callable[[str], None] = print,
-) -> AutoencoderTiny:  # fmt: skip
-    """Train from nothing and save to `out` (every minute, and at the end).
+def stage(seed: int, steps: int) -> Stage:
+    """A new autoencoder and its pictures."""
+    pictures = picture_pool(seed, POOL)
+    return Stage(
+        name="autoencoder", model=build(pictures[:: POOL // 500]), objective=objective,
+        loader=feed(pictures, seed), steps=steps, weights=WEIGHTS,
+        optimiser=Optimiser(lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.0, warmup=0.02, floor=0.0),
+    )  # fmt: skip
 
-    Args:
-        steps: updates of `batch` crops of `crop` pixels.
-        seconds: end the cosine by the clock instead of by steps.
-    """
-    torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
-    pool = picture_pool(seed, 20_000)
-    model = build(pool[:: len(pool) // 500])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    feed = batches(pool, batch, crop, np.random.default_rng((seed, 2)))
-    held_out = scene_pictures(np.random.default_rng((seed, 3)), 128, "heldout")
-    start = saved = time.monotonic()
-    for step in range(steps):
-        progress = step / steps if seconds is None else (time.monotonic() - start) / seconds
-        if progress >= 1:
-            break
-        optimiser.param_groups[0]["lr"] = lr * min(1, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * progress))
-        losses = objective(model, next(feed), generator)
-        loss = sum(WEIGHTS[name] * total / count for name, (total, count) in losses.items())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        if step % 100 == 0:
-            log(f"step {step} {time.monotonic() - start:.0f} s loss {loss.item():.5f}")
-        if time.monotonic() - saved > 60:
-            saved = time.monotonic()
-            model.save_pretrained(out)
-            log(f"step {step} psnr of held-out scenes {psnr(model, held_out):.2f} dB")
-    measure_scale(model, held_out)
-    model.save_pretrained(out)
-    log(f"end: psnr of held-out scenes {psnr(model, held_out):.2f} dB, scale {model.config.scaling_factor}")
-    return model
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Weights in bf16 and the configuration, with the latents' scale, as diffusers publishes them."""
+    measure_scale(model, scene_pictures(np.random.default_rng(6), 256))  # type: ignore[arg-type]
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[operator]
+
+
+def scores(folder: Path, pictures: int = 500) -> dict[str, Estimate]:
+    """The scene reader's verdict on reconstructions of held-out scenes, and the error on scenes and emoji."""
+    model = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    pool = ScenePool(pictures, "heldout", seed=1)
+    exact = [
+        matches(read_scene(picture), scene, ("colour", "shape", "place"))
+        for picture, scene in zip(reconstruct(model, pool.pictures), pool.scenes, strict=True)
+    ]
+    emoji = emoji_pictures(np.random.default_rng(7), pictures // 5, "heldout")
+    return {
+        "scenes read exactly after the autoencoder": proportion(sum(exact), len(exact)),
+        "held-out scenes, PSNR in dB": bootstrap_mean(psnr(model, pool.pictures)),
+        "held-out emoji, PSNR in dB": bootstrap_mean(psnr(model, emoji)),
+    }
+
+
+RECIPE = Recipe(
+    name="autoencoder", about="an AutoencoderTiny from 64-pixel pictures to 16 x 16 x 16 latents", steps=5000,
+    stage=stage, save=save, scores=scores, gates={"scenes read exactly after the autoencoder": 0.98},
+)  # fmt: skip

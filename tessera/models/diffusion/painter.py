@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from tessera.errors import CheckpointError, UserError
 from tessera.files import atomic_folder
 from tessera.models.diffusion import adapter
-from tessera.models.diffusion.positions import sine_grid
+from tessera.models.diffusion.positions import patch_code, sine_grid
 
 ADAPTER_FILE = "image_projection/diffusion_pytorch_model.safetensors"
-NULL_FILE = "null_conditions.safetensors"
+CONSTANTS = ("null_text", "null_patches", "latent_mean", "latent_spread")
+CONSTANTS_FILE = "constants.safetensors"
 
 
 class Painter(nn.Module):
@@ -37,6 +38,8 @@ class Painter(nn.Module):
         image_projection: the Resampler of the image condition; `adapter.install` must have been called on `unet`.
         null_text: [T, D], text states of the empty prompt: what guidance leads away from.
         null_patches: [N, V], patch states of the all-zero picture, IP-Adapter's null image.
+        latent_mean, latent_spread: [Z], taken from the scaled latents and divided out, channel by channel; by
+            default 0 and 1, as Stable Diffusion has it.
     """
 
     def __init__(
@@ -47,19 +50,33 @@ class Painter(nn.Module):
         image_projection: IPAdapterPlusImageProjection,
         null_text: Tensor,
         null_patches: Tensor,
+        latent_mean: Tensor | None = None,
+        latent_spread: Tensor | None = None,
     ):
         super().__init__()
         self.unet, self.vae, self.scheduler, self.image_projection = unet, vae, scheduler, image_projection
         side = unet.config.sample_size
         extra = unet.config.in_channels - unet.config.out_channels
         self.register_buffer("positions", sine_grid(extra, side, side), persistent=False)
+        code = patch_code(*null_patches.shape) if extra else torch.zeros(0)
+        self.register_buffer("patch_code", code, persistent=False)
         self.register_buffer("null_text", null_text)
         self.register_buffer("null_patches", null_patches)
+        channels = unet.config.out_channels
+        self.register_buffer("latent_mean", torch.zeros(channels) if latent_mean is None else latent_mean)
+        self.register_buffer("latent_spread", torch.ones(channels) if latent_spread is None else latent_spread)
 
     # ---- conditions and latents
 
     def image_condition(self, patch_states: Tensor) -> Tensor:
-        """The image condition e_v [B, Q, D] of patch states [B, N, V] (VL-GPT section 2, reading i)."""
+        """The image condition e_v [B, Q, D] of patch states [B, N, V] (VL-GPT section 2, reading i).
+
+        A painter with position channels also marks the patches with their places: the last states of a small CLIP
+        hardly know any more where they are.
+        """
+        if len(self.patch_code):
+            states = nn.functional.layer_norm(patch_states, patch_states.shape[-1:])
+            patch_states = states + self.patch_code.to(states.dtype)
         return self.image_projection(patch_states)
 
     def null_conditions(self, size: int) -> tuple[Tensor, Tensor]:
@@ -71,11 +88,13 @@ class Painter(nn.Module):
         """Latents [B, Z, h, w], of about unit spread, of pictures [B, 3, H, W] in [-1, 1]."""
         encoded = self.vae.encode(pictures)
         latents = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mode()
-        return latents * self.vae.config.scaling_factor
+        scaled = latents * self.vae.config.scaling_factor
+        return (scaled - self.latent_mean[:, None, None]) / self.latent_spread[:, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in about [-1, 1]."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        scaled = latents * self.latent_spread[:, None, None] + self.latent_mean[:, None, None]
+        return self.vae.decode(scaled / self.vae.config.scaling_factor).sample
 
     # ---- training
 
@@ -186,15 +205,14 @@ class Painter(nn.Module):
         """Write unet/, vae/, scheduler/ as diffusers does, and the rest in the layout of an IP-Adapter Plus file."""
         with atomic_folder(path) as folder:
             added = tuple(name for name, _ in self.unet.named_parameters() if ".processor." in name)
-            plain = {name: value for name, value in self.unet.state_dict().items() if name not in added}
+            plain = {name: value.contiguous() for name, value in self.unet.state_dict().items() if name not in added}
             self.unet.save_config(folder / "unet")
             save_file(plain, folder / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
             self.vae.save_pretrained(folder / "vae")
             self.scheduler.save_pretrained(folder / "scheduler")
             (folder / ADAPTER_FILE).parent.mkdir()
             save_file(adapter.adapter_state(self.unet, self.image_projection), folder / ADAPTER_FILE)
-            nulls = {"text": self.null_text, "patches": self.null_patches}
-            save_file({name: value.contiguous() for name, value in nulls.items()}, folder / NULL_FILE)
+            save_file({name: getattr(self, name).contiguous() for name in CONSTANTS}, folder / CONSTANTS_FILE)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> Painter:
@@ -207,11 +225,11 @@ class Painter(nn.Module):
         unet, vae, scheduler = load_parts(path, dtype)
         projection = adapter.attach(unet, adapter.read_adapter(path / ADAPTER_FILE))
         try:
-            nulls = load_file(path / NULL_FILE)
-            null_text, null_patches = nulls["text"], nulls["patches"]
+            stored = load_file(path / CONSTANTS_FILE)
+            constants = {name: stored[name].to(dtype) for name in CONSTANTS}
         except (SafetensorError, OSError, KeyError) as error:
-            raise CheckpointError(f"{path / NULL_FILE} is missing or damaged: {error}") from error
-        return cls(unet, vae, scheduler, projection, null_text.to(dtype), null_patches.to(dtype)).eval()
+            raise CheckpointError(f"{path / CONSTANTS_FILE} is missing or damaged: {error}") from error
+        return cls(unet, vae, scheduler, projection, **constants).eval()
 
 
 def load_parts(

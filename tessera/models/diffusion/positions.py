@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,3 +27,11 @@ def cell_centres(height: int, width: int) -> Tensor:
 def sine_grid(channels: int, height: int, width: int) -> Tensor:
     """`sine_code` of every cell of a grid as channels, [channels, height, width]."""
     return sine_code(cell_centres(height, width), channels).T.reshape(channels, height, width)
+
+
+def patch_code(states: int, width: int, channels: int = 16, strength: float = 2.0) -> Tensor:
+    """Sine codes for patch states, class token first, [states, width]: zero but in the first `channels` channels."""
+    side = math.isqrt(states - 1)
+    code = torch.zeros(states, width)
+    code[1:, :channels] = strength * sine_code(cell_centres(side, side), channels)
+    return code
