@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,8 @@ class Train:
             workers=self.workers,
         )
         folder = get(self.slug).train(options)
+        if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+            return
         print(f"model:  {folder}")
         if (options.out / "report.json").is_file():
             from tessera.app.report import render
