@@ -29,11 +29,7 @@ def _third_party_imports() -> dict[str, str]:
             if isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names = [node.module]
             found.update({name.split(".")[0]: str(file.relative_to(ROOT)) for name in names})
-    return {
-        name: file
-        for name, file in found.items()
-        if name not in sys.stdlib_module_names and name != "tessera"
-    }
+    return {name: file for name, file in found.items() if name not in sys.stdlib_module_names and name != "tessera"}
 
 
 def test_every_import_is_a_declared_requirement() -> None:

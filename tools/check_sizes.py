@@ -30,9 +30,7 @@ def oversized(file: Path, name: str) -> Iterator[str]:
 
 def check(root: Path = ROOT) -> list[str]:
     """Everything under tessera/, tools/ and tests/ that is too long."""
-    files = [
-        file for folder in ("tessera", "tools", "tests") for file in sorted((root / folder).rglob("*.py"))
-    ]
+    files = [file for folder in ("tessera", "tools", "tests") for file in sorted((root / folder).rglob("*.py"))]
     return [found for file in files for found in oversized(file, str(file.relative_to(root)))]
 
 

@@ -49,9 +49,7 @@ def pins(requirements: list[Requirement], own: dict[str, list[str]]) -> dict[str
         found[name] = there.version.split("+")[0]  # 2.13.0+cpu is 2.13.0: which build is the user's choice
         for line in there.requires or ():
             inner = Requirement(line)
-            if inner.marker is None or any(
-                inner.marker.evaluate({"extra": extra}) for extra in ("", *extras)
-            ):
+            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
                 queue.append(inner)
     return found
 

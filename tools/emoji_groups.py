@@ -28,9 +28,7 @@ def read_groups(path: Path) -> tuple[str, dict[str, dict[str, str]]]:
         elif "; fully-qualified" in line:
             sequence = "".join(chr(int(code, 16)) for code in line.split(";")[0].split())
             groups.setdefault(group, {}).setdefault(subgroup, {})[family(sequence)] = None
-    return version, {
-        name: {sub: " ".join(found) for sub, found in subs.items()} for name, subs in groups.items()
-    }
+    return version, {name: {sub: " ".join(found) for sub, found in subs.items()} for name, subs in groups.items()}
 
 
 if __name__ == "__main__":

@@ -63,9 +63,7 @@ def find_font(path: str | Path | None = None) -> Path:
     asked = path or os.environ.get("TESSERA_EMOJI_FONT")
     if asked:
         if not Path(asked).expanduser().is_file():
-            raise UserError(
-                f"the emoji font {str(asked)!r} is not a file; give the path of a colour emoji font"
-            )
+            raise UserError(f"the emoji font {str(asked)!r} is not a file; give the path of a colour emoji font")
         return Path(asked).expanduser()
     for place in FONTS:
         if Path(place).expanduser().is_file():
@@ -111,14 +109,11 @@ class EmojiFont:
     def __getstate__(self) -> dict[str, Path]:
         return {"path": self.path}
 
-    def has(self, sequence: str) -> bool:
-        """Whether the font draws `sequence` as one glyph that is not empty."""
-        shown = sequence if self.shapes_sequences else sequence.replace(VARIATION, "")
-        if not self.shapes_sequences and len(shown) > 1:
-            return False
-        left, top, right, bottom = self.font.getbbox(shown)
-        one = self.font.getlength("\U0001f600")
-        return bottom > top and right > left and self.font.getlength(shown) <= 1.05 * one
+    def is_one_glyph(self, sequence: str) -> bool:
+        """Whether the font lays `sequence` out as wide as one emoji, not as its parts side by side."""
+        if not self.shapes_sequences:
+            return len(sequence.replace(VARIATION, "")) == 1
+        return self.font.getlength(sequence) <= 1.05 * self.font.getlength("\U0001f600")
 
     def picture(self, sequence: str) -> Image.Image:
         """The emoji as the font has it, RGBA, cropped to what is drawn."""
@@ -133,17 +128,17 @@ class EmojiFont:
 
         Drawing all takes some seconds, so the answer is kept in the user's cache folder.
         """
-        notdef = hashlib.sha256(self.picture("\U0010fffd").tobytes()).hexdigest()[:16]
-        asked = "\n".join(
-            (self.digest, str(self.shapes_sequences), features.version("pil") or "", *sequences)
-        )
+        asked = "\n".join((self.digest, str(self.shapes_sequences), features.version("pil") or "", *sequences))
         file = _cache_folder() / f"emoji-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
         with suppress(OSError, ValueError):  # not written yet, or by a run that was stopped
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        pictures = {
-            s: hashlib.sha256(self.picture(s).tobytes()).hexdigest()[:16] for s in sequences if self.has(s)
-        }
-        found = {s: digest for s, digest in pictures.items() if digest != notdef}
+        nothing = {self._digest(" "), self._digest("\U0010fffd")}  # empty; an unknown character
+        pictures = {one: self._digest(one) for one in sequences if self.is_one_glyph(one)}
+        found = {one: digest for one, digest in pictures.items() if digest not in nothing}
         with suppress(OSError, UserError):  # a read-only home costs the next start some seconds, nothing else
             write_json(file, found)
         return found
+
+    def _digest(self, sequence: str) -> str:
+        picture = self.picture(sequence)
+        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()[:16]
