@@ -9,6 +9,7 @@ Shape legend: B pictures, H = W pixels (64, or 32 for training crops), C = 48 ch
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from tessera.data.worlds.scenes.graph import SIZE, Split, random_scene
 from tessera.evaluate.intervals import Estimate, bootstrap_mean, proportion
 from tessera.evaluate.scene_match import matches
 from tessera.evaluate.scene_reader import read_scene
+from tessera.models.diffusion.painter import save_autoencoder
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.zoo.pictures import ScenePool
@@ -138,7 +140,7 @@ def _components(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(scaled.reshape(LATENTS, *shape)).float(), torch.from_numpy(mean.reshape(shape)).float()
 
 
-def _silence_blocks(layers: nn.Sequential) -> None:
+def _silence_blocks(layers: Any) -> None:
     """Let every residual block start as the identity (of positive inputs)."""
     for block in layers:
         if hasattr(block, "conv"):
@@ -153,7 +155,7 @@ def build(pictures: np.ndarray) -> AutoencoderTiny:
     components, mean = _components(pictures)
     _silence_blocks(model.encoder.layers)
     _silence_blocks(model.decoder.layers)
-    convolutions = [layer for layer in model.encoder.layers if isinstance(layer, nn.Conv2d)]
+    convolutions: list[Any] = [layer for layer in model.encoder.layers if isinstance(layer, nn.Conv2d)]
     first, fine, coarse, last = convolutions
     nn.init.zeros_(first.bias)
     for convolution in convolutions:
@@ -225,8 +227,8 @@ def stage(seed: int, steps: int) -> Stage:
 
 def save(model: nn.Module, folder: Path) -> None:
     """Weights in bf16 and the configuration, with the latents' scale, as diffusers publishes them."""
-    measure_scale(model, scene_pictures(np.random.default_rng(6), 256))  # type: ignore[arg-type]
-    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[operator]
+    measure_scale(model, scene_pictures(np.random.default_rng(6), 256))
+    save_autoencoder(model.to(torch.bfloat16), folder)
 
 
 def scores(folder: Path, pictures: int = 500) -> dict[str, Estimate]:

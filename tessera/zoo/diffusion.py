@@ -17,9 +17,9 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
-from tessera.data.worlds.scenes.captions import STYLES, Style, canonical_caption, caption
+from tessera.data.worlds.scenes.captions import Style, canonical_caption, caption
 from tessera.data.worlds.scenes.graph import Scene
 from tessera.evaluate.intervals import Estimate, proportion
 from tessera.evaluate.scene_match import matches
@@ -68,7 +68,7 @@ ROUGHEST = 0.5  # noise on conditions reaches up to this share of their spread
 class Conditions:
     """The frozen CLIP as the painter's two condition encoders."""
 
-    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerBase):
         self.clip, self.tokenizer = clip.eval().requires_grad_(False), tokenizer
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ N patch states of V channels from the image encoder.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tessera.errors import CheckpointError, UserError
-from tessera.files import atomic_folder
+from tessera.files import atomic_folder, write_json
 from tessera.models.diffusion import adapter
 from tessera.models.diffusion.positions import patch_code, sine_grid
 
@@ -41,6 +42,13 @@ class Painter(nn.Module):
         latent_mean, latent_spread: [Z], taken from the scaled latents and divided out, channel by channel; by
             default 0 and 1, as Stable Diffusion has it.
     """
+
+    positions: Tensor  # [P, h, w]
+    patch_code: Tensor  # [N, V], or empty
+    null_text: Tensor
+    null_patches: Tensor
+    latent_mean: Tensor
+    latent_spread: Tensor
 
     def __init__(
         self,
@@ -99,7 +107,9 @@ class Painter(nn.Module):
     # ---- training
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """What the U-Net says of noisy latents [B, Z, h, w] at timesteps [B]: latents or noise, as the scheduler has it.
+        """What the U-Net says of noisy latents [B, Z, h, w] at timesteps [B]: the clean latents, or the noise.
+
+        Which of the two is for the scheduler to say.
 
         Args:
             text: [B, T, D].
@@ -208,7 +218,7 @@ class Painter(nn.Module):
             plain = {name: value.contiguous() for name, value in self.unet.state_dict().items() if name not in added}
             self.unet.save_config(folder / "unet")
             save_file(plain, folder / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-            self.vae.save_pretrained(folder / "vae")
+            save_autoencoder(self.vae, folder / "vae")
             self.scheduler.save_pretrained(folder / "scheduler")
             (folder / ADAPTER_FILE).parent.mkdir()
             save_file(adapter.adapter_state(self.unet, self.image_projection), folder / ADAPTER_FILE)
@@ -230,6 +240,15 @@ class Painter(nn.Module):
         except (SafetensorError, OSError, KeyError) as error:
             raise CheckpointError(f"{path / CONSTANTS_FILE} is missing or damaged: {error}") from error
         return cls(unet, vae, scheduler, projection, **constants).eval()
+
+
+def save_autoencoder(vae: AutoencoderTiny | AutoencoderKL, folder: Path) -> None:
+    """Write an autoencoder as diffusers does, less an entry of its configuration that diffusers itself refuses."""
+    vae.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if isinstance(vae, AutoencoderTiny):
+        del config["block_out_channels"]
+    write_json(folder / "config.json", config)
 
 
 def load_parts(

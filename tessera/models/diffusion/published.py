@@ -81,7 +81,7 @@ def _empty_prompt(folder: Path, dtype: torch.dtype) -> torch.Tensor:
         encoder = CLIPTextModel.from_pretrained(
             folder / "text_encoder", use_safetensors=True, dtype=dtype, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a damaged vocabulary raises the bare class
         raise CheckpointError(f"{folder} has no usable tokenizer/ and text_encoder/: {_first(error)}") from error
     length = encoder.config.max_position_embeddings
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -98,7 +98,7 @@ def _zero_picture(encoder: Path, dtype: torch.dtype) -> torch.Tensor:
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"there is no usable image encoder at {encoder}: {_first(error)}") from error
     side = model.config.image_size
-    zeros = torch.zeros(1, 3, side, side, dtype=dtype)
+    zeros = torch.zeros((1, 3, side, side), dtype=dtype)  # type: ignore[arg-type]
     return model(zeros, output_hidden_states=True).hidden_states[-2][0]
 
 
