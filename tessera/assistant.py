@@ -1,7 +1,7 @@
 """A trained model with what it needs to read and to paint: pictures and words in, pictures and words out.
 
-    assistant = tessera.load("runs/demo/model")
-    assistant.caption(image), assistant.answer(image, "How many stars?"), assistant.draw("a red star at the top left")
+assistant = tessera.load("runs/demo/model")
+assistant.caption(image), assistant.answer(image, "How many stars?"), assistant.draw("a red star at the top left")
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image as PIL
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tessera.data.images import Pixels
 from tessera.data.sample import Image, Sample, Segment, Text
@@ -25,9 +25,11 @@ from tessera.data.sequence import SequenceBuilder
 from tessera.data.tasks import CAPTION_REQUESTS, DRAW_ANSWERS, DRAW_REQUESTS
 from tessera.errors import CheckpointError, UserError
 from tessera.files import atomic_folder, write_json
-from tessera.generate.interleaved import Images, Prompt, Reply, Words, generate
+from tessera.generate.interleaved import Images, generate
+from tessera.generate.reply import Prompt, Reply, Words
 from tessera.models.diffusion.painter import Painter
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.zoo.parts import load_tokenizer
 
 CARD = "tessera.json"
 FORMAT = 1  # of the model folder
@@ -56,15 +58,15 @@ class Assistant:
     @overload
     def caption(self, images: Picture) -> str: ...
     @overload
-    def caption(self, images: Sequence[Picture]) -> list[str]: ...
-    def caption(self, images, request: str = CAPTION_REQUESTS[0], max_new_tokens: int = 64):
+    def caption(self, images: list[Picture]) -> list[str]: ...
+    def caption(self, images):
         """A sentence about each picture."""
-        return self.answer(images, request, max_new_tokens)
+        return self.answer(images, CAPTION_REQUESTS[0])
 
     @overload
     def answer(self, images: Picture, questions: str) -> str: ...
     @overload
-    def answer(self, images: Sequence[Picture], questions: Sequence[str]) -> list[str]: ...
+    def answer(self, images: list[Picture], questions: str | list[str]) -> list[str]: ...
     def answer(self, images, questions, max_new_tokens: int = 64):
         """What the model says of each picture, asked the question beside it, or the one question."""
         single = not isinstance(images, list | tuple)
@@ -82,7 +84,7 @@ class Assistant:
     @overload
     def draw(self, texts: str, *, seed: int = 0) -> PIL.Image: ...
     @overload
-    def draw(self, texts: Sequence[str], *, seed: int = 0) -> list[PIL.Image]: ...
+    def draw(self, texts: list[str], *, seed: int = 0) -> list[PIL.Image]: ...
     def draw(self, texts, *, seed: int = 0):
         """A picture of each text. The same text and seed give the same picture, whatever else is drawn beside it."""
         single = isinstance(texts, str)
@@ -198,7 +200,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Assistant:
         raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
     try:
         model = VLGPTForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
     except Exception as error:  # the libraries raise many kinds for a file that is cut short
         raise CheckpointError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), Painter.from_pretrained(folder / "painter"))

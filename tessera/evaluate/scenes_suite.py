@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image as PIL
 
-from tessera.data.worlds.scenes.captions import canonical_caption, caption
+from tessera.data.worlds.scenes.captions import Style, canonical_caption, caption
 from tessera.data.worlds.scenes.draw import draw
 from tessera.data.worlds.scenes.graph import Scene, random_scene
 from tessera.data.worlds.scenes.mentions import mentioned_objects
@@ -29,11 +29,11 @@ SEED = 20_000  # of the pictures and questions of this suite, apart from every t
 class SeesAndDraws(Protocol):
     """What the suite asks of a model."""
 
-    def caption(self, images: Sequence[Any]) -> list[str]: ...
+    def caption(self, images: list[Any]) -> list[str]: ...
 
-    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[str]: ...
+    def answer(self, images: list[Any], questions: list[str]) -> list[str]: ...
 
-    def draw(self, texts: Sequence[str], *, seed: int = 0) -> list[PIL.Image]: ...
+    def draw(self, texts: list[str], *, seed: int = 0) -> list[PIL.Image]: ...
 
     def reconstruct(self, images: Sequence[Any], *, seed: int = 0) -> list[PIL.Image]: ...
 
@@ -96,7 +96,8 @@ def _captions(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene], nam
 def _references(scene: Scene) -> list[str]:
     """Five true sentences of one scene."""
     rng = np.random.default_rng((SEED, scene.seed))
-    return [canonical_caption(scene)] + [caption(scene, rng, style) for style in ("short", "short", "dense", "relational")]  # type: ignore[arg-type]  # noqa: E501
+    styles: tuple[Style, ...] = ("short", "short", "dense", "relational")
+    return [canonical_caption(scene), *(caption(scene, rng, style) for style in styles)]
 
 
 def _answers(model: SeesAndDraws, result: SuiteResult, count: int) -> None:

@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def contrastive(
-    images: Tensor, texts: Tensor, scale: Tensor, negatives: Tensor | None = None
-) -> Tensor:
+def contrastive(images: Tensor, texts: Tensor, scale: Tensor, negatives: Tensor | None = None) -> Tensor:
     """Symmetric cross-entropy over cosine similarities, summed over the B pairs.
 
     Args:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.assistant import Assistant
+from tessera.data.sequence import CLOSE, OPEN, PLACE
 from tessera.data.source import World
 from tessera.data.worlds import open_world
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
@@ -23,10 +24,14 @@ from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.papers.registry import TrainOptions, paper
 from tessera.papers.vl_gpt_data import Streams
+from tessera.papers.vl_gpt_report import write_report
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.zoo.foundation import Foundation, load_mini, load_published_parts, stack_pixels
+
+
+SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +82,13 @@ class Recipe:
         if steps is None:
             return self
         share = steps / self.steps
-        parts = {
-            name: replace(stage, steps=max(1, round(stage.steps * share)))
-            for name, stage in (("align", self.align), ("pretrain", self.pretrain), ("instruct", self.instruct))
-        }
-        return replace(self, **parts)
+
+        def shorter(stage: Schedule) -> Schedule:
+            return replace(stage, steps=max(1, round(stage.steps * share)))
+
+        return replace(
+            self, align=shorter(self.align), pretrain=shorter(self.pretrain), instruct=shorter(self.instruct)
+        )
 
 
 MINI = Recipe(
@@ -89,9 +96,9 @@ MINI = Recipe(
     model={"draw_steps": 20, "draw_guidance": 3.0, "draw_size": 64},
     lora=False,
     row_length=256,
-    align=Schedule(steps=600, batch=64, lr=1e-3, kind="muon"),
-    pretrain=Schedule(steps=450, batch=12, lr=1.5e-3, kind="muon"),
-    instruct=Schedule(steps=900, batch=12, lr=1e-3, kind="muon"),
+    align=Schedule(steps=400, batch=48, lr=1e-3, kind="muon"),
+    pretrain=Schedule(steps=200, batch=8, lr=1.5e-3, kind="muon"),
+    instruct=Schedule(steps=650, batch=8, lr=1e-3, kind="muon"),
 )
 PUBLISHED = Recipe(  # section 4.1 and appendix A; what they leave open is marked in VLGPTConfig
     tokenizer={},
@@ -149,7 +156,7 @@ class Run:
         shared = conditions.image.encoder is conditions.vision and tokenizer.config.vision_layer == -1
 
         def objective(model: CausalTokenizerModel, batch: Any):
-            images, sentences = batch
+            images, sentences = batch["images"], batch["sentences"]
             features = self.patches(images).to(model.device)
             output = model(
                 patch_features=features,
@@ -158,7 +165,7 @@ class Run:
             )
             named = {"image condition": output.image, "text condition": output.text}
             weights = {"image condition": model.config.image_weight, "text condition": model.config.text_weight}
-            return {name: (*tally, weights[name]) for name, tally in named.items() if tally is not None}
+            return {name: (one.total, one.number, weights[name]) for name, one in named.items() if one is not None}
 
         schedule = self.recipe.align
         return Stage(
@@ -170,7 +177,7 @@ class Run:
     def join(self, tokenizer: CausalTokenizerModel) -> VLGPTForConditionalGeneration:
         """VL-GPT out of the trained tokenizer and the language model."""
         words = self.foundation.tokenizer
-        start, end, place = words.convert_tokens_to_ids(["[IMG]", "[/IMG]", "<image>"])
+        start, end, place = (words.convert_tokens_to_ids(token) for token in (OPEN, CLOSE, PLACE))
         inside = max(start, end) < self.foundation.language.config.vocab_size
         model = VLGPTForConditionalGeneration.from_parts(
             self.foundation.language, tokenizer,
@@ -197,9 +204,10 @@ class Run:
                 num_text=1, num_visual=1,
             )  # fmt: skip
             weight = self.model.config.visual_loss_weight  # type: ignore[union-attr]
-            return {"words": tuple(output.text), "pictures": (*output.visual, weight)}
+            words, pictures = output.text, output.visual
+            return {"words": (words.total, words.number), "pictures": (pictures.total, pictures.number, weight)}
 
-        trained = ("language_model.*", "regression_head.*")
+        trained: tuple[str, ...] = ("language_model.*", "regression_head.*")
         if self.recipe.lora:
             self._add_adapters()
             trained = ("*lora_*", "regression_head.*", "image_token_rows.*")
@@ -271,15 +279,21 @@ class VLGPT:
             seed=options.seed, resume=options.resume, precision=options.precision,
             callbacks=[Callback(every=max(50, recipe.steps // 12), function=lambda event: show(run, event))],
         )  # fmt: skip
+        read = worlds(options.data)
         streams = Streams(
-            worlds(options.data), foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
+            read, foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
             seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.workers or 0,
         )  # fmt: skip
         run = Run(foundation, recipe, streams)
         trainer.run(run.stages(), total_steps=recipe.steps)
         folder = options.out / "model"
         if trainer.main:
-            run.assistant().save(folder)
+            assistant = run.assistant()
+            assistant.save(folder)
+            if not published:
+                command = f"tessera train vl-gpt --out {options.out} --seed {options.seed}"
+                pictures = min(SUITE, max(4, SUITE * recipe.steps // MINI.steps))
+                write_report(assistant, options.out, command, [world for world, _ in read], pictures)
         return folder
 
 

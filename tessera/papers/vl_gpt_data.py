@@ -43,18 +43,19 @@ class Streams:
     def __post_init__(self) -> None:
         self.builder = SequenceBuilder(self.tokenizer, self.positions)
 
-    def captioned(self, batch: int) -> Loader[tuple[list[Image], list[str]]]:
-        """Stage A: pictures, each with the one sentence whose text condition is its target.
+    def captioned(self, batch: int) -> Loader[dict[str, list[Any]]]:
+        """Stage A: `images` and, for each, in `sentences` the one whose text condition is its target.
 
         A world that knows a canonical sentence gives that one: were it drawn at random, the target would be no
         function of the picture.
         """
 
-        def prepare(sample: Sample, rng: np.random.Generator) -> tuple[Image, str]:
-            return sample.images[0], str(sample.meta.get("canonical", sample.text))
+        def prepare(sample: Sample, rng: np.random.Generator) -> tuple[Image, str, str]:
+            return sample.images[0], str(sample.meta.get("canonical", sample.text)), sample.id
 
-        def collate(items: list[tuple[Image, str]]) -> tuple[list[Image], list[str]]:
-            return [image for image, _ in items], [sentence for _, sentence in items]
+        def collate(items: list[tuple[Image, str, str]]) -> dict[str, list[Any]]:
+            images, sentences, names = zip(*items, strict=True)
+            return {"images": list(images), "sentences": list(sentences), "sample_ids": list(names)}
 
         return self._loader(self._pairs(), Samples(prepare, collate, batch))
 

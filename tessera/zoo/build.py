@@ -80,7 +80,7 @@ def write_card(card: dict[str, Any], folder: Path) -> None:
         for name, score in card["scores"].items()
     ]
     lines = [
-        f"# {card['part']}", "", f"{card["about"][0].upper()}{card["about"][1:]}.", "",
+        f"# {card['part']}", "", card["about"][0].upper() + card["about"][1:] + ".", "",
         f"Built by `tessera zoo build {card['part'].removeprefix('mini/')} --seed {card['seed']}"
         f" --steps {card['steps']}` in {card['seconds']} s on {card['machine']['cpu']}"
         f" ({card['machine']['cores']} cores).", "",

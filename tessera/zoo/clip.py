@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from tessera.data.worlds.scenes.graph import PLACES
 from tessera.evaluate.intervals import Estimate
@@ -28,7 +28,7 @@ from tessera.objectives.contrastive import contrastive
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.zoo.clip_data import ATTRIBUTES, IGNORED, canonical, encode, feed, heldout_pool
-from tessera.zoo.parts import locate
+from tessera.zoo.parts import load_tokenizer
 from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Recipe
 
@@ -58,7 +58,8 @@ class ClipPretraining(nn.Module):
     def __init__(self, config: CLIPConfig):
         super().__init__()
         self.clip = CLIPModel(config)
-        width, vocabulary = config.vision_config.hidden_size, config.text_config.vocab_size
+        vision, text = self.clip.vision_model.config, self.clip.text_model.config
+        width, vocabulary = vision.hidden_size, text.vocab_size
         self.captioner = nn.TransformerDecoderLayer(
             width, width // 64, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -85,9 +86,7 @@ class ClipPretraining(nn.Module):
         texts = self.clip.text_model(batch["captions"])
         shared = self.clip.text_projection(texts.pooler_output)
         scale = self.clip.logit_scale.clamp(max=math.log(100.0)).exp()
-        aligned = contrastive(
-            self.clip.visual_projection(patches.pooler_output), shared[:size], scale, shared[size:]
-        )
+        aligned = contrastive(self.clip.visual_projection(patches.pooler_output), shared[:size], scale, shared[size:])
         states = patches.last_hidden_state[:, 1:]
         return {
             "contrastive": (aligned, size),
@@ -97,10 +96,10 @@ class ClipPretraining(nn.Module):
 
     def _caption_loss(self, words: Tensor, patches: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
         tokens = batch["captions"][: len(words)]
-        pad = self.clip.config.text_config.pad_token_id
+        pad = self.clip.text_model.config.pad_token_id
         causal = nn.Transformer.generate_square_subsequent_mask(words.shape[1], device=words.device)
         states = self.captioner(words, patches, tgt_mask=causal, tgt_is_causal=True)[:, :-1]
-        learned = tokens[:, 1:] != pad
+        learned = tokens[:, 1:].ne(pad)
         loss = F.cross_entropy(self.words(states[learned]), tokens[:, 1:][learned], reduction="sum")
         return loss, int(learned.sum())
 
@@ -116,7 +115,7 @@ class ClipPretraining(nn.Module):
 
 def stage(seed: int, steps: int) -> Stage:
     """A new CLIP with its teaching heads, and what it looks at."""
-    tokenizer = AutoTokenizer.from_pretrained(locate("mini/tokenizer"))
+    tokenizer = load_tokenizer("mini/tokenizer")
     return Stage(
         name="clip",
         model=ClipPretraining(mini_config(tokenizer)),
@@ -130,7 +129,7 @@ def stage(seed: int, steps: int) -> Stage:
 def save(model: nn.Module, folder: Path) -> None:
     """CLIP alone, in bf16, with its tokenizer and image processor."""
     model.clip.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[union-attr, operator]
-    AutoTokenizer.from_pretrained(locate("mini/tokenizer")).save_pretrained(folder)
+    load_tokenizer("mini/tokenizer").save_pretrained(folder)
     side = {"height": 64, "width": 64}
     CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=side).save_pretrained(folder)
 
@@ -165,7 +164,7 @@ def _probes(clip: CLIPModel) -> dict[str, Estimate]:
 def scores(folder: Path) -> dict[str, Estimate]:
     """Linear probes of one-object held-out combinations, and retrieval among 500 held-out pictures."""
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     found = _probes(clip)
     pool = heldout_pool(500)
     words = encode(tokenizer, canonical(pool.scenes), TEXT_POSITIONS)

@@ -61,7 +61,7 @@ def _sentences(scene: Scene, rng: np.random.Generator) -> tuple[str, str | None]
     style = str(rng.choice(list(STYLE_CHANCES), p=list(STYLE_CHANCES.values())))
     if style == "hard":
         return hard_negative(scene, rng)
-    return caption(scene, rng, STYLES[STYLES.index(style)]), None  # type: ignore[arg-type]
+    return caption(scene, rng, STYLES[STYLES.index(style)]), None
 
 
 def feed(tokenizer: PreTrainedTokenizerFast, longest: int, seed: int) -> Feed:
@@ -88,7 +88,7 @@ def feed(tokenizer: PreTrainedTokenizerFast, longest: int, seed: int) -> Feed:
 def heldout_pool(size: int, objects: int | None = None) -> ScenePool:
     """Held-out scenes; `objects` fixes how many objects each has."""
     counts = {} if objects is None else {"counts": tuple(float(n + 1 == objects) for n in range(4))}
-    return ScenePool(size, "heldout", seed=1, **counts)  # type: ignore[arg-type]
+    return ScenePool(size, "heldout", seed=1, **counts)
 
 
 def canonical(scenes: list[Scene]) -> list[str]:

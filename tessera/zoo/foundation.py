@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     CLIPTextModel,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
@@ -29,7 +29,7 @@ from tessera.errors import CheckpointError, UserError, nearest
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.diffusion.painter import Painter
 from tessera.models.diffusion.published import load_published
-from tessera.zoo.parts import locate
+from tessera.zoo.parts import load_tokenizer, locate
 
 ROLES = ("language", "vision", "painter", "adapter", "image_encoder", "text_encoder")
 MINI = {
@@ -116,17 +116,15 @@ def load_mini(names: Mapping[str, str] | None = None, dtype: torch.dtype = torch
     """
     chosen = MINI | _known(names or {})
     where = {role: locate(name) for role, name in chosen.items()}
-    tokenizer = AutoTokenizer.from_pretrained(where["language"])
+    tokenizer = load_tokenizer(chosen["language"])
     language = LlamaForCausalLM.from_pretrained(where["language"], dtype=dtype, attn_implementation=ATTENTION)
     vision = CLIPVisionModel.from_pretrained(where["vision"], dtype=dtype, attn_implementation=ATTENTION)
     encoder = CLIPTextModel.from_pretrained(where["text_encoder"], dtype=dtype)
-    words = AutoTokenizer.from_pretrained(where["text_encoder"])
+    words = load_tokenizer(chosen["text_encoder"])
     painter = Painter.from_pretrained(where["painter"], dtype)
-    pixels = Pixels(vision.config.image_size)
+    pixels = _pixels(vision)
     image = ImageConditioner(painter, vision, pixels, layer=-1)
-    return Foundation(
-        tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image
-    ).freeze()
+    return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
 
 
 def load_published_parts(names: Mapping[str, str], dtype: torch.dtype = torch.float32) -> Foundation:
@@ -148,23 +146,26 @@ def load_published_parts(names: Mapping[str, str], dtype: torch.dtype = torch.fl
             f"the published size needs a checkpoint for {', '.join(missing)};"
             " give each as --parts ROLE=FOLDER, for instance --parts language=/models/llama-7b"
         )
-    options = {"dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(names["language"])
+        tokenizer = load_tokenizer(names["language"])
         language = LlamaForCausalLM.from_pretrained(names["language"], attn_implementation=ATTENTION, **options)
         vision = CLIPVisionModel.from_pretrained(names["vision"], attn_implementation=ATTENTION, **options)
         encoder = CLIPTextModel.from_pretrained(Path(names["painter"]) / "text_encoder", **options)
-        words = AutoTokenizer.from_pretrained(Path(names["painter"]) / "tokenizer")
+        words = load_tokenizer(Path(names["painter"]) / "tokenizer")
         seer = CLIPVisionModelWithProjection.from_pretrained(names["image_encoder"], **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"a published part cannot be loaded: {str(error).splitlines()[0]}") from error
     tokenizer.add_special_tokens({"additional_special_tokens": [OPEN, CLOSE, PLACE]})
     painter = load_published(names["painter"], names["adapter"], names["image_encoder"], dtype)
-    image = ImageConditioner(painter, seer, Pixels(seer.config.image_size), layer=-2)
-    pixels = Pixels(vision.config.image_size)
-    return Foundation(
-        tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image
-    ).freeze()
+    image = ImageConditioner(painter, seer, _pixels(seer), layer=-2)
+    pixels = _pixels(vision)
+    return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
+
+
+def _pixels(encoder: PreTrainedModel) -> Pixels:
+    """How pictures enter a CLIP image encoder."""
+    return Pixels(encoder.config.image_size)
 
 
 def _known(names: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tessera.data.loader import Loader
 from tessera.data.mixture import Mixture
@@ -25,7 +25,7 @@ from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
-from tessera.zoo.parts import locate
+from tessera.zoo.parts import load_tokenizer
 from tessera.zoo.recipe import Recipe
 
 ROWS, ROW_LENGTH = 16, 256
@@ -37,15 +37,13 @@ def mini_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=704, num_hidden_layers=4,
         num_attention_heads=4, max_position_embeddings=1024, tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, attn_implementation=ATTENTION,
+        pad_token_id=tokenizer.pad_token_id, attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )  # fmt: skip
 
 
 def without_pictures(sample: Sample, rng: np.random.Generator) -> Sample:
     """The words of a sample, all learned: what a language model reads of the world."""
-    words = tuple(
-        Text(segment.text, role=segment.role) for segment in sample.segments if isinstance(segment, Text)
-    )
+    words = tuple(Text(segment.text, role=segment.role) for segment in sample.segments if isinstance(segment, Text))
     if not words:
         raise BadSample("the sample has no words")
     return Sample(words, id=sample.id)
@@ -82,7 +80,7 @@ def _loader(split: str, seed: int, tokenizer: PreTrainedTokenizerFast) -> Loader
 
 def stage(seed: int, steps: int) -> Stage:
     """A new language model, and the words it reads."""
-    tokenizer = AutoTokenizer.from_pretrained(locate("mini/tokenizer"))
+    tokenizer = load_tokenizer("mini/tokenizer")
     return Stage(
         name="lm", model=LlamaForCausalLM(mini_config(tokenizer)), objective=loss,
         loader=_loader("train", seed, tokenizer), steps=steps,
@@ -93,7 +91,7 @@ def stage(seed: int, steps: int) -> Stage:
 def save(model: nn.Module, folder: Path) -> None:
     """Weights in bf16, configuration and tokenizer, as `LlamaForCausalLM` publishes them."""
     model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[operator]
-    AutoTokenizer.from_pretrained(locate("mini/tokenizer")).save_pretrained(folder)
+    load_tokenizer("mini/tokenizer").save_pretrained(folder)
 
 
 @torch.no_grad()
@@ -101,7 +99,7 @@ def scores(folder: Path, batches: int = 16) -> dict[str, Estimate]:
     """Cross-entropy of held-out words in nats a token, over rows."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=ATTENTION).eval()
     means = []
-    for _, batch in zip(range(batches), _loader("heldout", 0, AutoTokenizer.from_pretrained(folder)), strict=False):
+    for _, batch in zip(range(batches), _loader("heldout", 0, load_tokenizer(folder)), strict=False):
         total, count = loss(model, batch)["text"]
         means.append(float(total) / count)
     return {"held-out nats a token": bootstrap_mean(np.array(means))}

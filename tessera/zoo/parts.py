@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tessera.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SHIPPED = Path(__file__).parent / "parts"
 CARD = "card.json"
@@ -30,6 +33,13 @@ def locate(name: str) -> str:
     if not folder.is_dir():
         raise UserError(f"there is no mini part {name!r}{nearest(name, shipped())}")
     return str(folder)
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a part, shipped or in a folder."""
+    from transformers import AutoTokenizer
+
+    return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(locate(str(name))))
 
 
 def card(name: str) -> dict[str, Any]:
