@@ -6,6 +6,7 @@ for byte, as one that was never stopped. `timings.jsonl` holds the clock.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from tessera.errors import UserError
+from tessera.errors import TrainingStopped, UserError
 from tessera.files import write_text
 
 PLAIN_SECONDS = 10.0  # between two progress lines where standard error is no terminal
@@ -57,10 +58,19 @@ class MetricsLog:
         self._board = _open_board(out / "tensorboard", step) if tensorboard else None
 
     def write(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """One line in each file, flushed. Both mappings hold `step` and `stage`."""
+        """One line in each file, flushed. Both mappings hold `step` and `stage`.
+
+        Raises:
+            TrainingStopped: the disk is full, or gone.
+        """
         for file, record in zip(self._files, (metrics, timing), strict=True):
-            file.write(json.dumps(record, allow_nan=False) + "\n")
-            file.flush()
+            try:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+                file.flush()
+            except OSError as error:
+                raise TrainingStopped(
+                    f"{file.name} cannot be written: {error.strerror}; checkpoints saved before are whole"
+                ) from error
         if self._board is not None:
             for key, value in (*metrics.items(), *timing.items()):
                 if isinstance(value, (int, float)) and key != "step":
@@ -74,7 +84,8 @@ class MetricsLog:
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk was reported by `write`
+                file.close()
         if self._board is not None:
             self._board.close()
 

@@ -147,12 +147,14 @@ def towers(rank: int, world: int, size: int) -> Iterator[Stage]:
 
 
 class DeadlyLoader(TinyLoader):
-    """Kills its process at the 10th batch."""
+    """Sends its process `number` at the 10th batch."""
+
+    number = signal.SIGKILL
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, batch in enumerate(super().__iter__()):
-            if number == 9:
-                os.kill(os.getpid(), signal.SIGKILL)
+        for count, batch in enumerate(super().__iter__()):
+            if count == 9:
+                os.kill(os.getpid(), self.number)
             yield batch
 
 
@@ -169,7 +171,10 @@ def ranks(out: Path, recipe: Callable[[Trainer], Iterator[Stage]], world: int, *
     pids = []
     for rank in range(world):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-        texts = {key: str(value) for key, value in group.items()} | {"MASTER_ADDR": "127.0.0.1"}
+        texts = {key: str(value) for key, value in group.items()} | {
+            "MASTER_ADDR": "127.0.0.1",
+            "TESSERA_TIMEOUT": "60",
+        }
         log = out.parent / f"{out.name}-{rank}.log"
         pids.append(start(work, log, **(texts if world > 1 else {}), **environment))
     return [end(pid) for pid in pids]
@@ -179,27 +184,39 @@ FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
 def together(out: Path) -> dict[str, Any]:
-    """One process, DDP and FSDP2 on two stages and on text-only ranks; then one of two killed, and the run resumed."""
+    """One process, DDP and FSDP2 on two stages and on text-only ranks; then one of two killed or
+    asked to stop, and the run resumed."""
     codes = {}
     for name, world, environment in (("one", 1, {}), ("ddp", 2, {}), ("fsdp", 2, FSDP2)):
         codes[name] = ranks(out / name, lambda t: two_stages(t.rank, t.world, size=8), world, **environment)
         towers_out = out / f"towers-{name}"
         codes[f"towers-{name}"] = ranks(towers_out, lambda t: towers(t.rank, t.world, size=8), world, **environment)
 
-    def lethal(trainer: Trainer) -> Iterator[Stage]:
+    def struck(trainer: Trainer, number: signal.Signals) -> Iterator[Stage]:
         for stage in two_stages(trainer.rank, trainer.world, size=8):
             if trainer.rank == 1:
                 stage.loader = DeadlyLoader(size=4, rank=1, world=2)
+                stage.loader.number = number
             yield stage
 
     started = time.monotonic()
-    codes["lethal"] = ranks(out / "lethal", lethal, 2, TESSERA_TIMEOUT="60")
+    codes["killed"] = ranks(out / "killed", lambda t: struck(t, signal.SIGKILL), 2)
     seconds = time.monotonic() - started
-    codes["revived"] = ranks(out / "lethal", lambda t: two_stages(t.rank, t.world, size=8), 2)
+    codes["asked"] = ranks(out / "asked", lambda t: struck(t, signal.SIGTERM), 2)
+    for name in ("killed", "asked"):
+        codes[f"{name} again"] = ranks(out / name, lambda t: two_stages(t.rank, t.world, size=8), 2)
     return {"codes": codes, "seconds": seconds}
+
+
+def launched(out: Path) -> dict[str, Any]:
+    """The two stages in this process, which a launcher started as one of several."""
+    trainer = Trainer(out, device="cpu")
+    trainer.run(two_stages(trainer.rank, trainer.world, size=8))
+    return {"processes": trainer.world, "sharded": trainer.sharded}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[2])
-    sys.stdout.write(json.dumps({"kills": kills, "saves": saves, "together": together}[sys.argv[1]](folder)) + "\n")
+    scenarios = {"kills": kills, "saves": saves, "together": together, "launched": launched}
+    sys.stdout.write(json.dumps(scenarios[sys.argv[1]](folder)) + "\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tessera.errors import TrainingStopped
 from tessera.train import log
 from tessera.train.engine import Callback, Event, Trainer
 from tests.train.tiny import metrics, tiny_stage
@@ -21,6 +22,16 @@ def test_lines_after_the_step_and_a_broken_last_line_are_cut(tmp_path: Path):
     assert file.read_text() == "".join(whole[:2])
     log.cut(file, 0)
     assert file.read_text() == ""
+
+
+def test_a_log_that_cannot_be_written_stops_the_run_with_a_sentence(tmp_path: Path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "timings.jsonl").symlink_to("/dev/full")
+    trainer = Trainer(tmp_path, device="cpu")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingStopped, match="timings.jsonl cannot be written"):
+        patch.setattr(log, "cut", lambda file, step: None)
+        trainer.run([tiny_stage(steps=3)])
 
 
 def test_the_clock_is_in_a_file_of_its_own(tmp_path: Path):

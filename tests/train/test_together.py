@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +45,33 @@ def test_fsdp2_was_really_used(runs: tuple[Path, dict[str, Any]]):
     assert "DDP" in (runs[0] / "ddp-0.log").read_text()
 
 
-def test_a_killed_process_ends_the_other_within_the_timeout_and_the_run_resumes(
-    runs: tuple[Path, dict[str, Any]],
-):
+def test_a_killed_process_ends_the_other_within_the_timeout_and_the_run_resumes(runs: tuple[Path, dict[str, Any]]):
     out, found = runs
-    survivor, killed = found["codes"]["lethal"]
-    assert killed == -9
-    assert survivor == 2
+    assert found["codes"]["killed"] == [2, -9]
     assert found["seconds"] < 60
-    assert "process 0 of 2 lost touch with another one" in (out / "lethal-0.log").read_text()
-    assert found["codes"]["revived"] == [0, 0]
-    assert_equal_runs(out / "ddp", out / "lethal")
+    assert "process 0 of 2 lost touch with another one" in (out / "killed-0.log").read_text()
+    assert found["codes"]["killed again"] == [0, 0]
+    assert_equal_runs(out / "ddp", out / "killed")
+
+
+def test_a_signal_to_one_process_saves_and_ends_both_and_the_run_resumes(runs: tuple[Path, dict[str, Any]]):
+    out, found = runs
+    assert found["codes"]["asked"] == [143, 143]
+    assert "stopped by SIGTERM after a checkpoint at step 10" in (out / "asked-0.log").read_text()
+    assert found["codes"]["asked again"] == [0, 0]
+    assert metrics(out / "asked") == metrics(out / "ddp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]])
+def test_accelerate_launch_equals_one_process(flags: list[str], runs: tuple[Path, dict[str, Any]], tmp_path: Path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--num_processes", "2"]
+    command = [*launcher, "-m", "tests.train.children", "launched", str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    sharded = str("--use_fsdp" in flags).lower()
+    assert f'{{"processes": 2, "sharded": {sharded}}}' in done.stdout
+    for a, b in zip(metrics(runs[0] / "one"), metrics(tmp_path / "run"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
