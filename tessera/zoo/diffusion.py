@@ -62,7 +62,8 @@ COUNTS = (0.5, 0.3, 0.12, 0.08)  # chances of 1 to 4 objects: outlines are learn
 SCENES, EMOJI = 28, 4  # of each in a batch
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.10, 0.18, 0.05
 STYLE_CHANCES = {"canonical": 0.5, "short": 0.2, "dense": 0.15, "relational": 0.15}
-ROUGHEST = 0.5  # noise on conditions reaches up to this share of their spread
+PURE_NOISE = 0.3  # share of pictures
+ROUGHEST = 0.25  # noise on conditions reaches up to this share of their spread, of which pictures differ by half
 
 
 class Conditions:
@@ -143,7 +144,7 @@ def new_painter(vae: AutoencoderTiny, conditions: Conditions, pictures: np.ndarr
 
 
 def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
-    """Batches of latents, patches, text states, what to leave out (bool [B]) and where noise levels centre."""
+    """Batches of latents, patches, text states, what to leave out (bool [B]) and noise levels [B]."""
     scenes, total = len(cache.scenes), len(cache.latents)
     styles: list[Style] = list(STYLE_CHANCES)  # type: ignore[arg-type]
     chances = list(STYLE_CHANCES.values())
@@ -162,16 +163,23 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
             "no_image": torch.from_numpy((dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE)),
-            "centre": torch.tensor(noise_centre(made.step / steps)),
+            "levels": noise_levels(made.step / steps, len(chosen), rng),
         }
 
     made = Feed(make, seed, held=f"painter scenes {scenes}, emoji {total - scenes}")
     return made
 
 
-def noise_centre(progress: float) -> float:
-    """Mean of log(noise / signal): high while places and colours are learned, lower for outlines."""
-    return 0.8 - 1.2 * min(1.0, max(0.0, (progress - 0.4) / 0.3))
+def noise_levels(progress: float, size: int, rng: np.random.Generator) -> Tensor:
+    """log(noise / signal) of `size` training pictures, float [size]; infinity is noise alone.
+
+    Brightness and places are spread over so many latents that they show through 20 times as much noise as signal:
+    below that the painter reads them off the noisy latents and learns nothing from its conditions. Hence the share
+    of pure noise, which is where sampling starts, and the high centre until outlines are all that is missing.
+    """
+    centre = 2.5 - 2.0 * min(1.0, max(0.0, (progress - 0.3) / 0.4))
+    levels = torch.from_numpy(rng.normal(centre, 1.5, size)).float()
+    return levels.masked_fill(torch.from_numpy(rng.random(size) < PURE_NOISE), torch.inf)
 
 
 def _roughen(states: Tensor) -> Tensor:
@@ -189,7 +197,7 @@ def objective(painter: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[T
     )
     text = torch.where(batch["no_text"][:, None, None], null_text, _roughen(batch["text"]))
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    loss = painter.denoising_loss(batch["latents"], text, image, generator, centre=float(batch["centre"]))
+    loss = painter.denoising_loss(batch["latents"], text, image, generator, batch["levels"])
     return {"denoising": loss}
 
 

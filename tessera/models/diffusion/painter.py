@@ -120,14 +120,14 @@ class Painter(nn.Module):
         return self.unet(noisy, timesteps, (text, [image]), return_dict=False)[0]
 
     def denoising_loss(
-        self, latents: Tensor, text: Tensor, image: Tensor, generator: torch.Generator, *, centre: float = 0.0
+        self, latents: Tensor, text: Tensor, image: Tensor, generator: torch.Generator, levels: Tensor
     ) -> tuple[Tensor, int]:
         """Squared error of the prediction, as (sum, number of values).
 
-        Noise levels are logit-normal: log(noise / signal) has mean `centre` and spread 1. Random numbers are drawn on
-        the generator's device.
+        Args:
+            levels: log(noise / signal) of each picture, [B]; infinity is noise alone.
+            generator: of the noise, which is drawn on its device.
         """
-        levels = torch.randn(len(latents), generator=generator, device=generator.device) + centre
         steps = self.timesteps_at(levels).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         noisy = self.scheduler.add_noise(latents, noise, steps)
