@@ -85,6 +85,7 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.reporter = Reporter(self.main)
         self.store = checkpoint.Store(self.out, keep, self.reporter.note)
+        self.signals = faults.Signals()
 
     @property
     def rank(self) -> int:
@@ -153,6 +154,9 @@ class Trainer:
         mine = latest if latest and latest.state["stage"]["position"] == position else None
         if finished:
             self._check(finished, settings, frozen)
+            checkpoint.compare_fingerprint(
+                finished.state["fingerprint"], fingerprint(stage.loader), finished.path, self.allow_other_data
+            )
             state.load_weights(stage.model, finished.tensors("weights"), str(finished.path))
             self.reporter.note(f"stage {stage.name}: was finished before, its final weights are loaded")
             return
@@ -228,7 +232,7 @@ class Trainer:
     def _loop(self, running: _Running, log: MetricsLog | None, total_steps: int) -> None:
         stage, data = running.stage, iter(running.stage.loader)
         self.reporter.start(stage.name, running.done, stage.steps)
-        with faults.Signals() as signals:
+        with self.signals as signals:
             while running.done < stage.steps:
                 started = time.perf_counter()
                 batches = self._batches(running, data)

@@ -127,6 +127,12 @@ def test_other_data_are_refused_and_allowed_when_asked(tmp_path: Path):
     assert len(metrics(tmp_path)) == 4
 
 
+def test_other_data_are_refused_for_a_finished_stage_too(tmp_path: Path):
+    Trainer(tmp_path, device="cpu").run([tiny_stage(steps=4)])
+    with pytest.raises(CheckpointError, match="0-one was trained on data with fingerprint tiny-24-0"):
+        again(tmp_path, tiny_stage(steps=4, loader=TinyLoader(seed=7)))
+
+
 def test_a_damaged_result_of_a_stage_is_said(tmp_path: Path):
     Trainer(tmp_path, device="cpu", save_every=5).run([tiny_stage("one"), tiny_stage("two")])
     folder = tmp_path / "stages" / "0-one"
