@@ -85,6 +85,11 @@ def _shape(hint: Any, flag: str) -> dict[str, Any]:
     return {"type": _converter(hint, flag), "metavar": hint.__name__.upper()}
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
     positional = field.metadata.get("positional", False)
     flag = field.name.upper() if positional else "--" + field.name.replace("_", "-")
@@ -92,7 +97,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if field.metadata.get("metavar"):
         shape["metavar"] = field.metadata["metavar"]
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    default = None if required else field.default
+    default = None if required else _default(field)
     text = field.metadata["help"]
     if not positional and not required and field.default not in (None, False, (), dataclasses.MISSING):
         text += f" (default {field.default})"

@@ -30,7 +30,6 @@ from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.zoo.foundation import Foundation, load_mini, load_published_parts, stack_pixels
 
-
 SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
 
 
