@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # optimisers import it at their first step: once here, not once a child
 from torch import nn
 
 from tessera import files
