@@ -57,6 +57,8 @@ def test_saved_and_loaded_painter_paints_the_same_pictures(tmp_path: Path) -> No
     states = torch.randn(1, PATCHES, WIDTH)
     assert torch.equal(painter.image_condition(states), loaded.image_condition(states))
     assert not list((tmp_path / "p").rglob("*.bin"))
+    loaded.save_pretrained(tmp_path / "q")
+    assert all(str(tmp_path) not in config.read_text() for config in (tmp_path / "q").rglob("*.json"))
 
 
 def test_a_picture_with_its_own_generator_does_not_depend_on_its_batch() -> None:

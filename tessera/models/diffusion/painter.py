@@ -217,6 +217,7 @@ class Painter(nn.Module):
             added = tuple(name for name, _ in self.unet.named_parameters() if ".processor." in name)
             plain = {name: value.contiguous() for name, value in self.unet.state_dict().items() if name not in added}
             self.unet.save_config(folder / "unet")
+            _clean(folder / "unet" / "config.json")
             save_file(plain, folder / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
             save_autoencoder(self.vae, folder / "vae")
             self.scheduler.save_pretrained(folder / "scheduler")
@@ -243,12 +244,18 @@ class Painter(nn.Module):
 
 
 def save_autoencoder(vae: AutoencoderTiny | AutoencoderKL, folder: Path) -> None:
-    """Write an autoencoder as diffusers does, less an entry of its configuration that diffusers itself refuses."""
+    """Write an autoencoder as diffusers does, with a `_clean` configuration."""
     vae.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if isinstance(vae, AutoencoderTiny):
-        del config["block_out_channels"]
-    write_json(folder / "config.json", config)
+    _clean(folder / "config.json")
+
+
+def _clean(config: Path) -> None:
+    """Take out of a configuration where the part once lay, and an entry that diffusers writes but refuses to read."""
+    held = json.loads(config.read_text(encoding="utf-8"))
+    held.pop("_name_or_path", None)
+    if held["_class_name"] == "AutoencoderTiny":
+        held.pop("block_out_channels", None)
+    write_json(config, held)
 
 
 def load_parts(
