@@ -27,6 +27,7 @@ class Train:
     steps: int | None = option("length of the whole training (default: the paper's)", None)
     seed: int = option("of every random draw", 0)
     resume: bool = option("go on where the run in --out was left; start where there is none", False)
+    allow_other_data: bool = option("with --resume: go on although the data have changed", False)
     size: Literal["mini", "published"] = option("mini parts that ship, or the paper's own", "mini")
     parts: dict[str, str] = option("published checkpoints by role, as in language=/models/llama-7b", {})
     precision: Literal["auto", "bf16", "fp32"] = option("auto: bf16 where the hardware is fast at it", "auto")
@@ -41,6 +42,7 @@ class Train:
             steps=self.steps,
             seed=self.seed,
             resume=self.resume,
+            allow_other_data=self.allow_other_data,
             size=self.size,
             parts=self.parts,
             precision=self.precision,

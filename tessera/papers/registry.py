@@ -50,6 +50,7 @@ class TrainOptions:
     steps: int | None = None
     seed: int = 0
     resume: bool = False
+    allow_other_data: bool = False
     size: Literal["mini", "published"] = "mini"
     parts: Mapping[str, str] = field(default_factory=dict)
     precision: Literal["auto", "bf16", "fp32"] = "auto"

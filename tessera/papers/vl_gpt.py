@@ -275,7 +275,8 @@ class VLGPT:
         trainer = Trainer(
             options.out,
             config={"paper": "vl-gpt", "size": options.size, "recipe": asdict(recipe), "data": list(options.data)},
-            seed=options.seed, resume=options.resume, precision=options.precision,
+            seed=options.seed, resume=options.resume,
+            allow_other_data=options.allow_other_data, precision=options.precision,
             callbacks=[Callback(every=max(50, recipe.steps // 12), function=lambda event: show(run, event))],
         )  # fmt: skip
         read = worlds(options.data)

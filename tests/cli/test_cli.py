@@ -24,7 +24,7 @@ FLAGS = {
     "papers": "--json --search",
     "show": "--json --results",
     "size": "--json --variant",
-    "train": "--data --out --parts --precision --resume --seed --size --steps --workers",
+    "train": "--allow-other-data --data --out --parts --precision --resume --seed --size --steps --workers",
     "reproduce": "--json --out --seeds",
     "caption": "--json --model",
     "ask": "--json --model",
