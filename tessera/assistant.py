@@ -29,7 +29,7 @@ from tessera.generate.interleaved import Images, generate
 from tessera.generate.reply import Prompt, Reply, Words
 from tessera.models.diffusion.painter import Painter
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.zoo.parts import load_tokenizer
+from tessera.zoo.parts import load_tokenizer, quiet
 
 CARD = "tessera.json"
 FORMAT = 1  # of the model folder
@@ -199,11 +199,15 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Assistant:
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
     try:
-        model = VLGPTForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        tokenizer = load_tokenizer(folder)
+        with quiet():
+            model = VLGPTForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            tokenizer = load_tokenizer(folder)
+            painter = Painter.from_pretrained(folder / "painter")
+    except CheckpointError:
+        raise
     except Exception as error:  # the libraries raise many kinds for a file that is cut short
         raise CheckpointError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), Painter.from_pretrained(folder / "painter"))
+    return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), painter)
 
 
 def _read_only(segment: Segment) -> Segment:

@@ -29,6 +29,7 @@ from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.zoo.foundation import Foundation, load_mini, load_published_parts, stack_pixels
+from tessera.zoo.parts import quiet
 
 SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
 
@@ -271,7 +272,8 @@ class VLGPT:
         """Run the three stages and write the model to `options.out`/model."""
         published = options.size == "published"
         recipe = (PUBLISHED if published else MINI).scaled(options.steps)
-        foundation = load_published_parts(options.parts) if published else load_mini(options.parts)
+        with quiet():
+            foundation = load_published_parts(options.parts) if published else load_mini(options.parts)
         trainer = Trainer(
             options.out,
             config={"paper": "vl-gpt", "size": options.size, "recipe": asdict(recipe), "data": list(options.data)},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +35,27 @@ def locate(name: str) -> str:
     if not folder.is_dir():
         raise UserError(f"there is no mini part {name!r}{nearest(name, shipped())}")
     return str(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Load without the libraries' progress bars and reports of the weights that a part leaves out on purpose."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    both = (transformers_logging, diffusers_logging)
+    before = [library.get_verbosity() for library in both]
+    bars = transformers_logging.is_progress_bar_enabled()
+    for library in both:
+        library.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(both, before, strict=True):
+            library.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
