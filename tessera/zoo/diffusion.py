@@ -35,11 +35,8 @@ from tessera.zoo.parts import locate
 from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Feed, Recipe
 
-POSITIONS = 48  # sine channels beside the latents: diffusers' U-Net has no other sense of place
+POSITIONS = 12  # sine channels beside the latents: diffusers' U-Net has no other sense of place
 TOKENS = 16
-# Which of CLIP's hidden states the Resampler reads. A linear map of the first gives pictures that the scene reader
-# reads exactly in 93 % of cases, of the second in 20 %, of the last in none: each layer forgets where edges run.
-LAYER = 0
 UNET = {
     "sample_size": 16,
     "in_channels": 16 + POSITIONS,
@@ -89,16 +86,12 @@ class Conditions:
     @torch.no_grad()
     def patches(self, pictures: np.ndarray) -> Tensor:
         """Patch states [B, 65, 192] of pictures uint8 [B, 64, 64, 3]."""
-        return self._states(to_pixel_values(pictures))
-
-    @torch.no_grad()
-    def _states(self, pixel_values: Tensor) -> Tensor:
-        return self.clip.vision_model(pixel_values, output_hidden_states=True).hidden_states[LAYER]
+        return self.clip.vision_model(to_pixel_values(pictures)).last_hidden_state
 
     @torch.no_grad()
     def null_patches(self) -> Tensor:
         """States of the all-zero input, [65, 192]."""
-        return self._states(torch.zeros(1, 3, 64, 64))[0]
+        return self.clip.vision_model(torch.zeros(1, 3, 64, 64)).last_hidden_state[0]
 
 
 @dataclass(frozen=True)
