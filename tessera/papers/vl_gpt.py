@@ -177,7 +177,8 @@ class Run:
     def join(self, tokenizer: CausalTokenizerModel) -> VLGPTForConditionalGeneration:
         """VL-GPT out of the trained tokenizer and the language model."""
         words = self.foundation.tokenizer
-        start, end, place = (words.convert_tokens_to_ids(token) for token in (OPEN, CLOSE, PLACE))
+        vocabulary = words.get_vocab()
+        start, end, place = (vocabulary[token] for token in (OPEN, CLOSE, PLACE))
         inside = max(start, end) < self.foundation.language.config.vocab_size
         model = VLGPTForConditionalGeneration.from_parts(
             self.foundation.language, tokenizer,
