@@ -294,7 +294,8 @@ class VLGPT:
             assistant = run.assistant()
             assistant.save(folder)
             if not published:
-                command = f"tessera train vl-gpt --out {options.out} --seed {options.seed}"
+                steps = "" if options.steps is None else f" --steps {options.steps}"
+                command = f"tessera train vl-gpt --out {options.out} --seed {options.seed}{steps}"
                 pictures = min(SUITE, max(4, SUITE * recipe.steps // MINI.steps))
                 write_report(assistant, options.out, command, [world for world, _ in read], pictures)
         return folder
