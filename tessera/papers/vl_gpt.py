@@ -19,6 +19,7 @@ from tessera.assistant import Assistant
 from tessera.data.sequence import CLOSE, OPEN, PLACE
 from tessera.data.source import World
 from tessera.data.worlds import open_world
+from tessera.errors import UserError
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
@@ -299,6 +300,10 @@ class VLGPT:
                 pictures = min(SUITE, max(4, SUITE * recipe.steps // MINI.steps))
                 write_report(assistant, options.out, command, [world for world, _ in read], pictures)
         return folder
+
+    def reproduce(self, seeds: int, out: Path) -> dict[str, Any]:
+        """The study of the paper's ablation; it is not written yet, which is said in one sentence."""
+        raise UserError("the study of vl-gpt is not written yet; `tessera evaluate` scores a trained model")
 
 
 def show(run: Run, event: Event) -> None:
