@@ -52,7 +52,8 @@ def build(
     seconds = time.monotonic() - started
     with atomic_folder(out / name) as folder:
         chosen.save(stages[0].model, folder)
-        card = judge(chosen, folder) | {"seed": seed, "steps": steps, "seconds": round(seconds), "resumed": resume}
+        made = {"built": f"Built by `tessera zoo build {name}`", "seed": seed, "steps": steps}
+        card = judge(chosen, folder) | made | {"seconds": round(seconds), "resumed": resume}
         write_card(card, folder)
     return card
 
@@ -81,9 +82,8 @@ def write_card(card: dict[str, Any], folder: Path) -> None:
     ]
     lines = [
         f"# {card['part']}", "", card["about"][0].upper() + card["about"][1:] + ".", "",
-        f"Built by `tessera zoo build {card['part'].removeprefix('mini/')} --seed {card['seed']}"
-        f" --steps {card['steps']}` in {card['seconds']} s on {card['machine']['cpu']}"
-        f" ({card['machine']['cores']} cores).", "",
+        f"{card['built']}, seed {card['seed']}, {card['steps']} steps, {card['seconds']} s on"
+        f" {card['machine']['cpu']} ({card['machine']['cores']} cores).", "",
         "| held-out score | value | 95 % interval | n |", "|---|---|---|---|", *rows, "",
     ]  # fmt: skip
     write_text(folder / "README.md", "\n".join(lines))

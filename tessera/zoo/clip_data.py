@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -94,6 +92,3 @@ def heldout_pool(size: int, objects: int | None = None) -> ScenePool:
 def canonical(scenes: list[Scene]) -> list[str]:
     """The canonical caption of each scene."""
     return [canonical_caption(scene) for scene in scenes]
-
-
-Encode = Callable[[np.ndarray], np.ndarray]
