@@ -112,19 +112,6 @@ def collate_rows(rows: Seq[Seq[Sequence]], row_length: int, pad_id: int) -> Batc
     )
 
 
-def block_mask(segment_ids: torch.Tensor) -> torch.Tensor:
-    """Which position may attend to which, bool [B, 1, L, L]: earlier or equal, of the same segment, not
-    padding.
-
-    A padding position attends to itself alone, so that its softmax is a number.
-    """
-    length = segment_ids.shape[1]
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=segment_ids.device)
-    return ((same & causal & (segment_ids != 0)[:, :, None]) | itself)[:, None]
-
-
 @dataclass(frozen=True)
 class Packed:
     """A built sequence and the draw it came from."""

@@ -26,7 +26,7 @@ from tessera.errors import BadSample, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORED = -100  # the label of a position that is not a text target
+IGNORED = -100  # the label of what is no target: PyTorch's own default for cross-entropy
 SYSTEM = "You are a helpful assistant."
 OPEN, CLOSE, PLACE = "[IMG]", "[/IMG]", "<image>"
 _MARKERS = {"user": "USER:", "assistant": "ASSISTANT:"}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from tessera.data.sequence import IGNORED
 
 
 class Routes(NamedTuple):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
+from tessera.data.sequence import IGNORED
 from tessera.data.worlds.scenes.graph import PLACES
 from tessera.evaluate.intervals import Estimate
 from tessera.evaluate.probes import linear_probe
@@ -27,7 +28,7 @@ from tessera.evaluate.retrieval import recall
 from tessera.objectives.contrastive import contrastive
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
-from tessera.zoo.clip_data import ATTRIBUTES, IGNORED, canonical, encode, feed, heldout_pool
+from tessera.zoo.clip_data import ATTRIBUTES, canonical, encode, feed, heldout_pool
 from tessera.zoo.parts import load_tokenizer
 from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Recipe

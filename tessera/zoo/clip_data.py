@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tessera.data.sequence import IGNORED
 from tessera.data.worlds import open_world
 from tessera.data.worlds.scenes.captions import STYLES, canonical_caption, caption, hard_negative
 from tessera.data.worlds.scenes.draw import object_masks
@@ -15,7 +16,6 @@ from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Feed
 
 ATTRIBUTES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "texture": TEXTURES}
-IGNORED = -100
 POOL, VIEWS = 12_000, 3  # scenes, and drawings of each emoji, that are held in memory
 SCENES, EMOJI = 40, 8  # of each in a batch
 STYLE_CHANCES = {"hard": 0.5, "canonical": 0.15, "short": 0.175, "dense": 0.0875, "relational": 0.0875}

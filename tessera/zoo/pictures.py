@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tessera.data.images import Pixels
 from tessera.data.worlds.scenes.draw import draw
 from tessera.data.worlds.scenes.graph import Scene, Split, random_scene
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, kept at mini size so that one processor serves both
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 def to_pixel_values(pictures: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], normalised as CLIP's pictures are."""
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], normalised as `Pixels` does."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
-    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return (pixels - torch.tensor(Pixels.mean).view(3, 1, 1)) / torch.tensor(Pixels.std).view(3, 1, 1)
 
 
 @dataclass

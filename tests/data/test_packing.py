@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tessera.data.images import Pixels
 from tessera.data.mixture import SourceStream
-from tessera.data.packing import Packer, block_mask, collate_rows, first_fit_decreasing
+from tessera.data.packing import Packer, collate_rows, first_fit_decreasing
 from tessera.data.sample import Image
 from tessera.data.sequence import IGNORED, Sequence, SequenceBuilder
 from tessera.errors import UserError
@@ -62,31 +62,6 @@ def test_every_token_is_kept_once_with_its_label_and_position(lengths: list[int]
 def test_a_sequence_longer_than_a_row_is_refused_not_cut() -> None:
     with pytest.raises(UserError, match="17 positions does not fit a row of 16"):
         first_fit_decreasing([3, 17], 16)
-
-
-def test_the_block_mask_is_hand_computed() -> None:
-    mask = block_mask(torch.tensor([[1, 1, 2, 2, 0, 0]]))
-    expected = [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [0, 0, 1, 0, 0, 0],
-        [0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
-    assert (mask.dtype, mask.shape) == (torch.bool, (1, 1, 6, 6))
-    assert mask[0, 0].int().tolist() == expected
-
-
-def test_attention_under_the_block_mask_equals_attention_alone() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(1, 1, 9, 8)
-    segments = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0, 0]])
-    attend = torch.nn.functional.scaled_dot_product_attention
-    packed = attend(x, x, x, attn_mask=block_mask(segments))
-    alone = attend(x[:, :, 3:7], x[:, :, 3:7], x[:, :, 3:7], is_causal=True)
-    assert torch.allclose(packed[:, :, 3:7], alone, atol=1e-6)
-    assert packed.isfinite().all()
 
 
 def test_a_batch_moves_with_its_tensors() -> None:

@@ -19,6 +19,15 @@ def test_a_position_reads_earlier_positions_of_its_own_sequence_only():
     assert mask.any(-1).all()
 
 
+def test_a_packed_sequence_is_attended_to_as_it_is_alone_and_padding_stays_finite():
+    x = torch.randn(1, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    packed = attend(x, x, x, attn_mask=block_causal(torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0, 0]])))
+    alone = attend(x[:, :, 3:7], x[:, :, 3:7], x[:, :, 3:7], is_causal=True)
+    torch.testing.assert_close(packed[:, :, 3:7], alone, atol=1e-6, rtol=0)
+    assert packed.isfinite().all()
+
+
 def test_positions_restart_with_each_sequence():
     assert positions_within(SEGMENTS).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 0]]
 
