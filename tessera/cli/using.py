@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODEL = "folder that `tessera train` wrote"
-SUITES = {"scenes": "tessera.evaluate.scenes_suite:evaluate_scenes"}
+SUITES = {"scenes": "tessera.zoo.suites:scenes"}
 
 
 def _load(folder: Path) -> Any:

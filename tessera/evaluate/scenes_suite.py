@@ -5,7 +5,7 @@ Captions are read by the grammar, drawings and reconstructions by the scene read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,12 +18,19 @@ from tessera.data.worlds.scenes.graph import Scene, random_scene
 from tessera.data.worlds.scenes.mentions import mentioned_objects
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.evaluate.captions import bleu4, cider_d, rouge_l, tokenize
+from tessera.evaluate.frechet import FEWEST, frechet_score
 from tessera.evaluate.intervals import Estimate, exact_binomial
 from tessera.evaluate.scene_match import matches
 from tessera.evaluate.scene_reader import read_scene
 from tessera.evaluate.vqa import accuracy_by_type
 
 SEED = 20_000  # of the pictures and questions of this suite, apart from every training and held-out stream
+
+FRECHET = "drawing: Fréchet distance to true pictures"
+FRECHET_FLOOR = "drawing: Fréchet distance, true pictures among themselves"
+
+Features = Callable[[Sequence[np.ndarray]], np.ndarray]
+"""Pictures uint8 [64, 64, 3] to features [n, d] by an encoder that judges no model of its own."""
 
 
 class SeesAndDraws(Protocol):
@@ -62,11 +69,13 @@ def heldout_scenes(count: int, objects: int | tuple[int, ...], stream: int) -> l
     ]  # fmt: skip
 
 
-def evaluate_scenes(model: SeesAndDraws, size: int = 200) -> SuiteResult:
+def evaluate_scenes(model: SeesAndDraws, size: int = 200, features: Features | None = None) -> SuiteResult:
     """All parts of the suite.
 
     Args:
         size: pictures with one or two objects that are captioned; the other parts are in proportion.
+        features: what the Fréchet distance of the drawings is taken on; None, or fewer than 20 drawings, leaves
+            it out.
     """
     result = SuiteResult()
     _captions(model, result, heldout_scenes(size, (1, 2), 0), "caption, 1-2 objects")
@@ -74,6 +83,8 @@ def evaluate_scenes(model: SeesAndDraws, size: int = 200) -> SuiteResult:
     _answers(model, result, 3 * size)
     for number in (1, 2):
         _drawings(model, result, heldout_scenes(size // 2, number, 1 + number), number)
+    if features is not None and len(result.drawings) >= FEWEST:
+        _distance(result, features)
     _reconstructions(model, result, heldout_scenes(size // 2, (1, 2, 3, 4), 4))
     return result
 
@@ -130,6 +141,13 @@ def _drawings(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene], num
         {"prompt": prompt, "picture": picture, "read": _described(things), "right": ok}
         for prompt, picture, things, ok in zip(prompts, drawn, read, right, strict=True)
     ]
+
+
+def _distance(result: SuiteResult, features: Features) -> None:
+    """Fréchet distance of the drawings to true pictures of other held-out scenes with as many objects."""
+    true = [draw(scene) for scene in heldout_scenes(2 * len(result.drawings), (1, 2), 5)]
+    score = frechet_score(features(true), features([row["picture"] for row in result.drawings]))
+    result.scores[FRECHET], result.scores[FRECHET_FLOOR] = score.distance, score.floor
 
 
 def _reconstructions(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene]) -> None:

@@ -18,7 +18,7 @@ from tessera.data.source import World
 from tessera.data.worlds import open_world
 from tessera.errors import UserError
 from tessera.evaluate.intervals import Estimate
-from tessera.evaluate.scenes_suite import SuiteResult, evaluate_scenes
+from tessera.evaluate.scenes_suite import FRECHET, FRECHET_FLOOR, SuiteResult
 from tessera.study.machine import describe_machine, versions
 from tessera.study.report import (
     Answered,
@@ -35,6 +35,7 @@ from tessera.study.report import (
     keep_picture,
     thin,
 )
+from tessera.zoo.suites import scenes
 
 SHOWN = 12  # samples of each kind
 FLOORS = {
@@ -44,12 +45,17 @@ FLOORS = {
     "drawing, 2 objects: all right": 0.60,
     "reconstruction: every colour and shape": 0.80,
 }
+NO_SHARES = ("CIDEr-D", FRECHET, FRECHET_FLOOR)  # scores that are not shown in per cent, by the end of their names
+ABOUT = {
+    FRECHET: "On features of mini/clip; lower is better. Few pictures make every such distance larger: compare it with"
+    " the next line, taken on as many, and not with distances from elsewhere.",
+}
 ABOVE_MAJORITY = 0.15  # every type of question should beat its majority answer by so much
 
 
 def write_report(assistant: Assistant, folder: Path, command: str, worlds: Sequence[World], size: int = 200) -> Path:
     """Evaluate, and write `report.json` with its pictures into the run's `folder`."""
-    result = evaluate_scenes(assistant, size)
+    result = scenes(assistant, size)
     scores = list(_scores(result.scores))
     report = Report(
         title="VL-GPT, trained here",
@@ -82,7 +88,8 @@ def _scores(scores: dict[str, Estimate]):
         yield Score(
             name=name, value=one.value, low=one.low, high=one.high, n=one.n, floor=floor,
             chance=None if majority is None else majority.value, headline=name in FLOORS,
-            percent="CIDEr" not in name,
+            percent=not name.endswith(NO_SHARES), higher_is_better=name not in (FRECHET, FRECHET_FLOOR),
+            about=ABOUT.get(name, ""),
         )  # fmt: skip
 
 

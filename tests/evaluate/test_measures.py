@@ -112,12 +112,25 @@ def test_the_frechet_floor_is_reached_by_the_same_and_not_by_other_features() ->
     real = rng.normal(0, 1, (400, 8))
     same = frechet_score(real, rng.normal(0, 1, (200, 8)))
     other = frechet_score(real, rng.normal(0.5, 1, (200, 8)))
-    assert same.distance == pytest.approx(same.floor, rel=0.6)
-    assert other.distance > 5 * other.floor > 0
+    assert same.size == same.distance.n == 200
+    assert same.distance.value == pytest.approx(same.floor.value, rel=0.6)
+    assert same.distance.low < same.floor.high
+    assert other.distance.value > 5 * other.floor.value > 0
+    assert 0 < other.floor.high < other.distance.low < other.distance.high
     with pytest.raises(UserError, match="too few to be halved"):
-        frechet_score(real[:3], real)
+        frechet_score(real[:39], real)
+    with pytest.raises(UserError, match="or 19 generated ones too few"):
+        frechet_score(real, real[:19])
     with pytest.raises(UserError, match="cannot be compared"):
         frechet_distance(real, real[:, :4])
+
+
+def test_the_frechet_interval_is_as_wide_as_the_scatter_over_samples() -> None:
+    rng = np.random.default_rng(4)
+    found = [frechet_score(rng.normal(0, 1, (120, 10)), rng.normal(0.3, 1, (60, 10))) for _ in range(30)]
+    scatter = np.std([one.distance.value for one in found])
+    said = np.mean([one.distance.high - one.distance.value for one in found]) / 2.26  # Student's t, 9 degrees
+    assert 0.7 * scatter < said < 1.8 * scatter
 
 
 def test_retrieval_ranks_by_cosine_and_a_tie_counts_against() -> None:
