@@ -16,14 +16,29 @@ from typing import Any
 from tessera.errors import UserError
 
 
-def _explain(error: OSError, path: Path) -> UserError | OSError:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    free = shutil.disk_usage(path.parent).free
-    return UserError(
-        f"the disk is full: writing {path} stopped with {free / 2**20:.1f} MiB free;"
-        " make room or choose another --out; what was saved before is whole"
-    )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _means_full(error: Exception) -> bool:
+    """Whether the disk is full; writers in Rust (weights, tokenizers) say so with errors of their own."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not _means_full(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise UserError(
+            f"the disk is full: writing {path} stopped with {free / 2**20:.1f} MiB free;"
+            " make room or choose another --out; what was saved before is whole"
+        ) from error
 
 
 def _flush(path: Path) -> None:
@@ -47,27 +62,27 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent))
     try:
-        yield aside
-        for file in sorted(aside.rglob("*")):
-            if file.is_file():
-                _flush(file)
-        aside.chmod(0o755)
-        old = path.with_name(f".{path.name}.old")
-        if old.exists():
-            shutil.rmtree(old)
-        if path.exists():
-            path.rename(old)
-        aside.rename(path)
-        _flush(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise _explain(error, path) from error
+        with _telling(path):
+            yield aside
+            for file in sorted(aside.rglob("*")):
+                if file.is_file():
+                    _flush(file)
+            aside.chmod(0o755)
+            old = path.with_name(f".{path.name}.old")
+            if old.exists():
+                shutil.rmtree(old)
+            if path.exists():
+                path.rename(old)
+            aside.rename(path)
+            _flush(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success flush that file and rename it to `path`, else remove it.
 
     Raises:
         UserError: the disk is full.
@@ -76,15 +91,22 @@ def write_text(path: str | Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    except OSError as error:
-        raise _explain(error, path) from error
+        with _telling(path):
+            yield aside
+            _flush(aside)
+            aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:

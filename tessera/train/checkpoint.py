@@ -11,7 +11,6 @@ written last. A folder whose manifest is missing or does not check is not a chec
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import shutil
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -133,19 +131,10 @@ def write(path: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) 
         )
     with atomic_folder(path) as folder:
         for stem, group in tensors.items():
-            _save(group, folder / f"{stem}.safetensors")
+            save_file(dict(group), folder / f"{stem}.safetensors")
         write_json(folder / "state.json", state)
         files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())}
         write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
-
-
-def _save(tensors: Tensors, file: Path) -> None:
-    try:
-        save_file(dict(tensors), file)
-    except SafetensorError as error:
-        if "os error 28" in str(error) or "os error 122" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(file)) from error
-        raise
 
 
 class Store:

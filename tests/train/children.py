@@ -90,7 +90,7 @@ def kills(out: Path) -> dict[str, Any]:
 def dies_in_save(out: Path, where: str, call: int) -> None:
     """Train, and be killed at the `call`-th time that `where` is reached in a save."""
     reached = [0]
-    owner, name = {"file": (checkpoint, "_save"), "state": (checkpoint, "write_json"), "flush": (files, "_flush")}[
+    owner, name = {"file": (checkpoint, "save_file"), "state": (checkpoint, "write_json"), "flush": (files, "_flush")}[
         where
     ]
     before = getattr(owner, name)

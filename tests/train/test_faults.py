@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tessera.errors import TrainingStopped, UserError
@@ -124,7 +125,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoint_whole(
         if saves[0] <= 3:  # the files of the first checkpoint
             return save_file(tensors, file)
         if how == "library":
-            raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if how == "before":
