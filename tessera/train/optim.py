@@ -188,7 +188,7 @@ class Average:
 
     def whole(self) -> dict[str, Tensor]:
         """The averages by parameter name, whole and on the CPU."""
-        return {name: full(tensor).to("cpu", copy=True) for name, tensor in self.weights.items()}
+        return {name: full(tensor).to("cpu", copy=True).contiguous() for name, tensor in self.weights.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the averages of `whole` back."""

@@ -1,10 +1,13 @@
 """`mini/diffusion`: the Painter that turns words and picture tokens into 64-pixel pictures.
 
-U-Net, Resampler and the image maps of the cross-attentions are trained together on cached latents and patch
-states; autoencoder and CLIP are frozen. Words and picture tokens are left out at random, so that either paints alone
-and guidance has something to lead away from; noise on both makes it paint from estimates.
+The Resampler's aligned start already packs what the first patch states say about the latents into 16 tokens, and
+stays as it is; U-Net and cross-attentions are trained on cached latents and tokens, autoencoder and CLIP are frozen.
+Words and picture tokens are left out at random, so that either paints alone and guidance has something to lead away
+from. A model that estimates the tokens by squared error from a sentence gives their mean over all pictures that the
+sentence fits: so a part of the pictures is painted from the mean over other drawings of the same things.
 
-Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 192]; text states [B, 40, 192].
+Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 192]; picture tokens [B, 16, 192]; text states
+[B, 40, 192].
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from tessera.data.worlds.scenes.captions import Style, canonical_caption, caption
-from tessera.data.worlds.scenes.graph import Scene
+from tessera.data.worlds.scenes.draw import draw
+from tessera.data.worlds.scenes.graph import Scene, redrawn
 from tessera.evaluate.intervals import Estimate, proportion
 from tessera.evaluate.scene_match import matches
 from tessera.evaluate.scene_reader import read_scene
@@ -31,11 +35,12 @@ from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.zoo.autoencoder import to_tensor
 from tessera.zoo.clip_data import emoji_pool
+from tessera.zoo.foundation import first_states
 from tessera.zoo.parts import locate
 from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Feed, Recipe
 
-POSITIONS = 12  # sine channels beside the latents: diffusers' U-Net has no other sense of place
+POSITIONS = 48  # sine channels beside the latents: diffusers' U-Net has no other sense of place
 TOKENS = 16
 UNET = {
     "sample_size": 16,
@@ -49,7 +54,7 @@ UNET = {
     "cross_attention_dim": 192,
     "norm_num_groups": 4,  # not 32 of two channels, which is nearly instance norm; its effect alone was not measured
     "resnet_time_scale_shift": "scale_shift",  # where all is noise, the noise can be turned off
-    "attention_head_dim": 5,  # diffusers takes this for the number of heads
+    "attention_head_dim": 4,  # diffusers takes this for the number of heads: one for each quarter of a token
 }
 RESAMPLER = {
     "embed_dims": 192, "output_dims": 192, "hidden_dims": 192, "depth": 1,
@@ -60,7 +65,9 @@ SCHEDULER = {
     "timestep_spacing": "trailing", "clip_sample": False,
 }  # fmt: skip
 POOL, VIEWS = 9_000, 1  # scenes, and drawings of each emoji
-COUNTS = (0.5, 0.3, 0.12, 0.08)  # chances of 1 to 4 objects: outlines are learned where there is little else
+COUNTS = (0.4, 0.3, 0.17, 0.13)  # chances of 1 to 4 objects: outlines are learned where there is little else
+REDRAWN = 6  # other drawings of a scene's things that a mean is taken over
+OWN, MEAN = 0.45, 0.35  # chances of a picture's own tokens, and of that mean; else a blend of the two
 SCENES, EMOJI = 28, 4  # of each in a batch
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.10, 0.18, 0.05
 STYLE_CHANCES = {"canonical": 0.5, "short": 0.2, "dense": 0.15, "relational": 0.15}
@@ -85,38 +92,48 @@ class Conditions:
 
     @torch.no_grad()
     def patches(self, pictures: np.ndarray) -> Tensor:
-        """Patch states [B, 65, 192] of pictures uint8 [B, 64, 64, 3]."""
-        return self.clip.vision_model(to_pixel_values(pictures)).last_hidden_state
+        """First patch states [B, 65, 192] of pictures uint8 [B, 64, 64, 3]."""
+        return first_states(self.clip.vision_model, to_pixel_values(pictures))
 
     @torch.no_grad()
     def null_patches(self) -> Tensor:
         """States of the all-zero input, [65, 192]."""
-        return self.clip.vision_model(torch.zeros(1, 3, 64, 64)).last_hidden_state[0]
+        return first_states(self.clip.vision_model, torch.zeros(1, 3, 64, 64))[0]
 
 
 @dataclass(frozen=True)
 class Cache:
     """Pictures as the painter sees them. Scenes come first, then named emoji.
 
-    latents half [n, 16, 16, 16], patches half [n, 65, 192].
+    latents half [n, 16, 16, 16]; tokens half [n, 16, 192]; means half [n, 16, 192], of other drawings of the same.
     """
 
     scenes: list[Scene]
     names: list[str]
     latents: Tensor
-    patches: Tensor
+    tokens: Tensor
+    means: Tensor
 
 
 @torch.no_grad()
-def build_cache(conditions: Conditions, painter: Painter, pool: ScenePool, views: int = VIEWS) -> Cache:
-    """Latents and patch states of a pool and of the training emoji."""
+def build_cache(conditions: Conditions, painter: Painter, pool: ScenePool, views: int = VIEWS, seed: int = 0) -> Cache:
+    """Latents and picture tokens of a pool and of the training emoji, by an aligned painter."""
     emoji, names = emoji_pool(views)
     pictures = np.concatenate([pool.pictures, emoji])
-    latents, patches = [], []
-    for part in np.array_split(pictures, max(1, len(pictures) // 200)):
-        latents.append(painter.encode(to_tensor(part)).half())
-        patches.append(conditions.patches(part).half())
-    return Cache(pool.scenes, names, torch.cat(latents), torch.cat(patches))
+    parts = np.array_split(pictures, max(1, len(pictures) // 200))
+    latents = torch.cat([painter.encode(to_tensor(part)).half() for part in parts])
+    tokens = torch.cat([painter.image_condition(conditions.patches(part)).half() for part in parts])
+    means = [_mean_tokens(conditions, painter, scene, (seed, i)) for i, scene in enumerate(pool.scenes)]
+    return Cache(pool.scenes, names, latents, tokens, torch.cat([torch.stack(means), tokens[pool.size :]]))
+
+
+def _mean_tokens(conditions: Conditions, painter: Painter, scene: Scene, seed: tuple[int, int]) -> Tensor:
+    """Mean picture tokens, half [16, 192], of other drawings of a scene: of what a canonical caption leaves open, and
+    every second time of what a short one does."""
+    rng = np.random.default_rng(seed)
+    others = [redrawn(scene, rng, keep=("size", "texture") if seed[1] % 2 else ()) for _ in range(REDRAWN)]
+    states = conditions.patches(np.stack([draw(other) for other in others]))
+    return painter.image_condition(states).mean(dim=0).half()
 
 
 @torch.no_grad()
@@ -140,13 +157,13 @@ def new_painter(vae: AutoencoderTiny, conditions: Conditions, pictures: np.ndarr
         conditions.text([""])[0], conditions.null_patches(), *_latent_statistics(vae, pictures),
     )  # fmt: skip
     vae.requires_grad_(False)
-    for module in (unet.conv_in, unet.conv_out, painter.image_projection):
+    for module in (unet.conv_in, unet.conv_out):
         module.no_muon = True
     return painter
 
 
 def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
-    """Batches of latents, patches, text states, what to leave out (bool [B]) and noise levels [B]."""
+    """Batches of latents, picture tokens, text states, what to leave out (bool [B]) and noise levels [B]."""
     scenes, total = len(cache.scenes), len(cache.latents)
     styles: list[Style] = list(STYLE_CHANCES)  # type: ignore[arg-type]
     chances = list(STYLE_CHANCES.values())
@@ -161,7 +178,7 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
         dropped = rng.random(len(chosen))
         return {
             "latents": cache.latents[chosen].float(),
-            "patches": cache.patches[chosen].float(),
+            "image": _blend(cache.tokens[chosen].float(), cache.means[chosen].float(), rng),
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
             "no_image": torch.from_numpy((dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE)),
@@ -170,6 +187,13 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
 
     made = Feed(make, seed, held=f"painter scenes {scenes}, emoji {total - scenes}")
     return made
+
+
+def _blend(tokens: Tensor, means: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each picture's own tokens, or the mean's, or what lies between, [B, 16, 192]."""
+    kind, between = rng.random(len(tokens)), rng.random(len(tokens))
+    own = np.where(kind < OWN, 1.0, np.where(kind < OWN + MEAN, 0.0, between))
+    return torch.lerp(means, tokens, torch.from_numpy(own).float()[:, None, None])
 
 
 def noise_levels(progress: float, size: int, rng: np.random.Generator) -> Tensor:
@@ -194,9 +218,7 @@ def objective(painter: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[T
     """Squared error of the clean latents as predicted from noisy ones."""
     assert isinstance(painter, Painter)
     null_text, null_image = painter.null_conditions(len(batch["latents"]))
-    image = torch.where(
-        batch["no_image"][:, None, None], null_image, _roughen(painter.image_condition(batch["patches"]))
-    )
+    image = torch.where(batch["no_image"][:, None, None], null_image, _roughen(batch["image"]))
     text = torch.where(batch["no_text"][:, None, None], null_text, _roughen(batch["text"]))
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     loss = painter.denoising_loss(batch["latents"], text, image, generator, batch["levels"])
@@ -210,18 +232,26 @@ def stage(seed: int, steps: int) -> Stage:
     vae = AutoencoderTiny.from_pretrained(locate("mini/autoencoder"), torch_dtype=torch.float32)
     pool = ScenePool(POOL, seed=seed, counts=COUNTS)
     painter = new_painter(vae, conditions, pool.pictures[:500])
-    cache = build_cache(conditions, painter, pool)
-    return painter_stage(painter, cache, conditions, seed, steps)
+    start(painter, conditions, pool)
+    return painter_stage(painter, build_cache(conditions, painter, pool, seed=seed), conditions, seed, steps)
+
+
+@torch.no_grad()
+def start(painter: Painter, conditions: Conditions, pool: ScenePool, pictures: int = 500) -> None:
+    """The aligned start, measured on some pictures of a pool."""
+    some = pool.pictures[:pictures]
+    align(painter, conditions.patches(some), painter.encode(to_tensor(some)))
+    for name, module in painter.unet.named_modules():
+        if name.endswith(("attn2.to_q", "attn2.processor")):
+            module.no_muon = True  # whole-matrix steps would soon undo what the start knows
 
 
 def painter_stage(painter: Painter, cache: Cache, conditions: Conditions, seed: int, steps: int) -> Stage:
     """The stage that trains `painter` on `cache`."""
-    some = torch.arange(0, len(cache.scenes), max(1, len(cache.scenes) // 256))
-    align(painter, cache.patches[some].float(), cache.latents[some].float())
     painter.unet.to(memory_format=torch.channels_last)
     return Stage(
         name="diffusion", model=painter, objective=objective, loader=feed(cache, conditions, seed, steps),
-        steps=steps, trainable=("unet.*", "image_projection.*"), average=0.998,
+        steps=steps, trainable=("unet.*",), average=0.998,
         optimiser=Optimiser(kind="muon", lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.0, warmup=0.02),
     )  # fmt: skip
 
@@ -267,7 +297,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=6000,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=2500,
     stage=stage, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip

@@ -14,8 +14,9 @@ from tessera.data.sample import Dense, Image, Text
 from tessera.data.source import Source, World
 from tessera.data.worlds import open_world, world_names
 from tessera.data.worlds.scenes import ScenesWorld
+from tessera.data.worlds.scenes.captions import canonical_caption
 from tessera.data.worlds.scenes.draw import draw
-from tessera.data.worlds.scenes.graph import is_heldout
+from tessera.data.worlds.scenes.graph import is_heldout, random_scene, redrawn
 from tessera.data.worlds.scenes.mentions import mentioned_objects
 from tessera.errors import UserError
 
@@ -193,3 +194,16 @@ def test_what_looks_like_a_path_goes_to_the_readers(monkeypatch, tmp_path):
     for path in paths:
         open_world(path)
     assert opened == list(paths)
+
+
+def test_a_redrawn_scene_keeps_what_its_caption_names_and_nothing_else():
+    rng = np.random.default_rng(0)
+    scene = random_scene(rng)
+    others = [redrawn(scene, rng) for _ in range(4)]
+    assert {canonical_caption(other) for other in others} == {canonical_caption(scene)}
+    assert len({(other.objects[0].x, other.background, other.seed) for other in others}) == 4
+    freer = [redrawn(scene, rng, keep=()) for _ in range(20)]
+    assert {tuple(thing.triple for thing in other.objects) for other in freer} == {
+        tuple(thing.triple for thing in scene.objects)
+    }
+    assert len({other.objects[0].size for other in freer}) == 2

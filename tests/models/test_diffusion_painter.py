@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from diffusers import UNet2DConditionModel
 
 from tessera.errors import CheckpointError, UserError
 from tessera.models.diffusion import Painter
-from tessera.models.diffusion.aligned import _watch, align
 from tests.models.diffusion_tiny import PATCHES, WIDTH, conditions, mini_painter, seeds
 
 
@@ -107,30 +105,6 @@ def test_the_loss_is_a_sum_over_all_values_and_teaches_every_trained_part() -> N
     silent = [n for n, p in painter.named_parameters() if p.grad is None and not n.startswith("vae.")]
     assert silent == []
     assert all(p.grad is None for p in painter.vae.parameters())
-
-
-def _share_at_home(painter: Painter, states: torch.Tensor, latents: torch.Tensor) -> float:
-    """Share of U-Net positions that on average look most at the picture token of their own block."""
-    with torch.no_grad():
-        tokens, steps = painter.image_condition(states), torch.full((len(latents),), 500)
-        text = painter.null_text.expand(len(latents), -1, -1)
-        seen = _watch(painter, lambda: painter.predict(latents, steps, text, tokens))
-        hits = []
-        for name, inputs in seen.items():
-            attention = painter.unet.get_submodule(name)
-            scores = (attention.to_q(inputs) @ attention.processor.to_k_ip[0](tokens).mT).mean(dim=0)
-            half = torch.arange(math.isqrt(len(scores))) * 2 // math.isqrt(len(scores))
-            hits.append((scores.argmax(dim=-1) == (2 * half[:, None] + half).flatten()).float().mean())
-    return float(torch.stack(hits).mean())
-
-
-def test_attention_of_an_aligned_start_looks_at_its_own_block() -> None:
-    painter = mini_painter()
-    torch.manual_seed(0)
-    states, latents = torch.randn(40, PATCHES, WIDTH), torch.randn(40, 4, 8, 8)
-    before = _share_at_home(painter, states, latents)
-    align(painter, states, latents)
-    assert before < 0.5 and _share_at_home(painter, states, latents) > 0.7
 
 
 def test_conditions_of_another_width_and_no_steps_are_refused_in_a_sentence() -> None:

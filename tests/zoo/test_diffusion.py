@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from tessera.models.diffusion import Painter
+from tessera.models.diffusion.aligned import _watch
 from tessera.zoo import autoencoder, diffusion
 from tessera.zoo.parts import locate
 from tessera.zoo.pictures import ScenePool
@@ -34,6 +35,7 @@ def parts() -> Parts:
     emoji = autoencoder.scene_pictures(np.random.default_rng(1), 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion, "emoji_pool", lambda views: (emoji, ["face"] * 6))
+        diffusion.start(painter, conditions, pool)
         cache = diffusion.build_cache(conditions, painter, pool)
     return painter, cache, conditions
 
@@ -47,10 +49,52 @@ def _batch(parts: Parts, size: int = 8) -> dict[str, Tensor]:
 def test_cache_holds_scenes_then_emoji_in_standardised_latents(parts: Parts) -> None:
     _, cache, _ = parts
     assert len(cache.scenes) == 60 and len(cache.names) == 6
-    assert cache.latents.shape == (66, 16, 16, 16) and cache.patches.shape == (66, 65, 192)
+    assert cache.latents.shape == (66, 16, 16, 16) and cache.tokens.shape == cache.means.shape == (66, 16, 192)
     spread = cache.latents[:60].float().std(dim=(0, 2, 3))
     assert float(spread.square().mean()) == pytest.approx(1.0, abs=0.05)
     assert float(spread.max() / spread.min()) < 8  # the autoencoder's own latents differ 20-fold
+
+
+def test_a_mean_over_other_drawings_is_near_the_picture_s_own_tokens_but_not_they(parts: Parts) -> None:
+    _, cache, _ = parts
+    own, mean = cache.tokens[:60].float(), cache.means[:60].float()
+    distance = torch.cdist(own.flatten(1), mean.flatten(1))
+    assert float(distance.diagonal().mean()) < 0.9 * float(distance.mean()) and bool((distance.diagonal() > 0).all())
+    assert torch.equal(cache.tokens[60:], cache.means[60:])  # an emoji has one drawing
+
+
+def test_an_aligned_start_packs_into_each_token_what_its_four_patches_say_of_their_latents(parts: Parts) -> None:
+    _, cache, _ = parts
+    blocks = cache.latents[:60].float().view(60, 16, 4, 2, 2, 4, 2, 2)  # rows and columns: block, patch, cell
+    under = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(60, 16, 4, 64)  # [n, block, quarter, latents]
+    said = cache.tokens[:60].float().view(60, 16, 4, 48)
+    own, other = _explained(said, under), _explained(said.roll(1, 2), under)
+    assert own > 0.6 and other < own - 0.2
+
+
+def _explained(said: Tensor, wanted: Tensor) -> float:
+    """Share of the variance of `wanted` that a linear map from `said` gives, one map for all places."""
+    said, wanted = ((each - each.mean(dim=0)).flatten(0, 2) for each in (said, wanted))
+    left = wanted - said @ torch.linalg.lstsq(said, wanted).solution
+    return 1 - float(left.square().mean() / wanted.square().mean())
+
+
+@torch.no_grad()
+def test_attention_of_an_aligned_start_looks_from_each_patch_at_its_own_block(parts: Parts) -> None:
+    painter, cache, _ = parts
+    tokens, text = cache.tokens[:20].float(), painter.null_text.expand(20, -1, -1)
+    steps = painter.timesteps_at(torch.full((20,), torch.inf))
+    seen = _watch(painter, lambda: painter.predict(torch.randn(20, 16, 16, 16), steps, text, tokens))
+    rows, columns = torch.arange(64) // 8, torch.arange(64) % 8
+    block, quarter = rows // 2 * 4 + columns // 2, rows % 2 * 2 + columns % 2
+    assert len(seen) == 3
+    for name, states in seen.items():
+        attention = painter.unet.get_submodule(name)
+        query, key = attention.to_q(states), attention.processor.to_k_ip[0](tokens)
+        query, key = (each.unflatten(-1, (4, 40)).transpose(1, 2) for each in (query, key))
+        weights = (query @ key.mT / 40**0.5).softmax(-1)  # [n, head, position, token]
+        own = weights[:, quarter, torch.arange(64), block].mean()
+        assert float(own) > 0.5, name
 
 
 def test_feed_repeats_itself_and_drops_the_stated_shares(parts: Parts) -> None:
@@ -81,12 +125,12 @@ def test_what_is_left_out_does_not_reach_the_loss(parts: Parts) -> None:
         torch.manual_seed(3)
         return float(diffusion.objective(painter, batch | changes)["denoising"][0])
 
-    other = {"text": batch["text"].flip(0), "patches": batch["patches"].flip(0)}
+    other = {"text": batch["text"].flip(0), "image": batch["image"].flip(0)}
     blind = {"no_text": everything, "no_image": everything}
     assert loss(**blind) == loss(**blind, **other)
     seeing = {"no_text": nothing, "no_image": nothing}
     assert loss(**seeing) != loss(**seeing, text=other["text"])
-    assert loss(**seeing) != loss(**seeing, patches=other["patches"])
+    assert loss(**seeing) != loss(**seeing, image=other["image"])
 
 
 def test_the_recipe_learns_and_leaves_the_autoencoder_alone(parts: Parts) -> None:

@@ -1,11 +1,12 @@
-"""A start for a new painter in which attention already looks at the right place.
+"""A start for a new painter in which every place already sees its own part of the picture condition.
 
-Learning where things are takes a painter longer than learning what they are. So Resampler query i starts reading
-block i of the patches, and U-Net positions start reading the tokens of their own block. No part is changed for it:
-the maps to queries and keys start as the ridge regressions that read a sine code of the place from what these maps
-are given.
+Where things are takes a painter longer to learn than what they are. So the Resampler starts as a packer: token i
+holds, side by side, what the four patches of block i say about their latents. And a U-Net position starts by reading
+from its own block's token the part of its own patch: a head for each quarter of a block, which looks sharply in its
+own quarter and evenly at all tokens elsewhere. No part is changed for it; maps start as ridge regressions that read
+places and contents from what the maps are given.
 
-Shape legend: Q = r x r picture tokens (blocks); N = s x s patches, s = 2 r; K = code channels.
+Shape legend: Q = r x r tokens (blocks); N = s x s patches, s = 2 r; K = code channels; F = contents of a patch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tessera.models.diffusion.positions import cell_centres, sine_code
 
 CODE = 16  # channels of the place code
 # How strongly a query prefers its own place: neighbouring patches differ by about 2 units of code, blocks by 5.
-SHARP_PATCH, SHARP_BLOCK = 2.0, 1.0
+SHARP_PATCH, SHARP_BLOCK = 4.0, 3.0
+NOISE = 0.3  # factor on what the U-Net hears of the noisy latents at the outset, so that places are heard above them
+QUARTERS = 4
 
 
 @torch.no_grad()
@@ -33,55 +36,88 @@ def align(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
         patch_states: [n, 1 + N, V], class token first, of n pictures.
         latents: [n, Z, h, w] of the same pictures.
     """
-    _align_resampler(painter, patch_states)
+    _align_resampler(painter, patch_states, latents)
+    painter.unet.conv_in.weight[:, : latents.shape[1]] *= NOISE
     tokens = painter.image_condition(patch_states)
     text = painter.null_text.expand(len(latents), -1, -1)
-    levels = torch.randn(len(latents))
-    steps = painter.timesteps_at(levels)
-    noisy = painter.scheduler.add_noise(latents, torch.randn_like(latents), steps)
-    seen = _watch(painter, lambda: painter.predict(noisy, steps, text, tokens))
+    steps = painter.timesteps_at(torch.full((len(latents),), torch.inf))
+    seen = _watch(painter, lambda: painter.predict(torch.randn_like(latents), steps, text, tokens))
     for name, states in seen.items():
         _align_attention(painter.unet.get_submodule(name), states, tokens)
 
 
-def _read_code(states: Tensor, codes: Tensor, strength: float = 3e-3) -> Tensor:
-    """Ridge regression W [K, C] with states [n, C] W^T ~ codes [n, K]."""
+def _regress(states: Tensor, targets: Tensor, strength: float = 1e-3) -> Tensor:
+    """Ridge regression W [K, C] with states [n, C] W^T ~ targets [n, K]."""
     gram = states.T @ states
     gram.diagonal().add_(strength * gram.diagonal().mean())
-    return torch.linalg.solve(gram, states.T @ codes).T
+    return torch.linalg.solve(gram, states.T @ targets).T
 
 
-def _align_resampler(painter: Painter, patch_states: Tensor) -> None:
+def _quarters(blocks: int) -> Tensor:
+    """Patches of each block, its four quarters row by row, int [blocks * blocks, 4]."""
+    grid = torch.arange(QUARTERS * blocks * blocks).view(blocks, 2, blocks, 2)
+    return grid.permute(0, 2, 1, 3).reshape(-1, QUARTERS)
+
+
+def _align_resampler(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
     projection = painter.image_projection
-    block = projection.layers[0]
-    attention, queries = block.attn, projection.latents.shape[1]
-    side, patches = math.isqrt(queries), patch_states.shape[1] - 1
+    block, queries = projection.layers[0], projection.latents.shape[1]
+    attention, patches = block.attn, patch_states.shape[1] - 1
     nn.init.orthogonal_(projection.proj_in.weight)
     nn.init.zeros_(projection.proj_in.bias)
-    nn.init.orthogonal_(projection.latents[0], gain=3.0)
+    nn.init.orthogonal_(projection.latents[0], gain=math.sqrt(projection.latents.shape[2]))  # as large as contents
+    nn.init.zeros_(block.ff[1].net[2].weight)
+    nn.init.eye_(projection.proj_out.weight)
     given: list[Tensor] = []
     hook = block.ln0.register_forward_hook(lambda module, inputs, output: given.append(output))
     painter.image_condition(patch_states)
     hook.remove()
-    states = given[0]
-    known = block.ln1(projection.latents[0])
-    places = sine_code(cell_centres(2 * side, 2 * side), CODE)
+    states, known = given[0], block.ln1(projection.latents[0])
+    side = 2 * math.isqrt(queries)
+    places = sine_code(cell_centres(side, side), CODE)
     # The class token and the queries themselves are keys too. They lie nowhere, and weigh as much as all patches.
     weight = math.sqrt(patches * len(states))
     keys = torch.cat([
         states[:, 1:].flatten(0, 1), states[:, 0] * math.sqrt(patches), known * (weight / math.sqrt(queries)),
     ])  # fmt: skip
     nowhere = keys.new_zeros(len(states) + queries, CODE)
-    reader = _read_code(keys, torch.cat([places.repeat(len(states), 1), nowhere]), strength=1e-3)
-    width = attention.inner_dim // attention.heads
-    grid = torch.arange(patches).view(side, 2, side, 2).permute(0, 2, 1, 3).reshape(queries, 4)
-    for head in range(attention.heads):
-        part = slice(head * width, head * width + CODE)
-        wanted = places[grid[:, head % 4]]  # head h of query i reads the h-th patch of block i
-        attention.to_k.weight[part] = reader
-        attention.to_q.weight[part] = SHARP_PATCH * math.sqrt(width) * torch.linalg.lstsq(known, wanted).solution.T
-    nn.init.orthogonal_(attention.to_v.weight)
-    nn.init.orthogonal_(attention.to_out[0].weight)
+    reader = _regress(keys, torch.cat([places.repeat(len(states), 1), nowhere]))
+    contents = _contents(states[:, 1:], latents, attention.out_dim // QUARTERS)
+    _pack(attention, known, places[_quarters(math.isqrt(queries))], reader, contents)
+
+
+def _contents(states: Tensor, latents: Tensor, number: int) -> Tensor:
+    """What patch states [n, N, C] say about the latents [n, Z, h, w] under them, in order of its energy, [F, C].
+
+    Reduced-rank regression: the leading principal components of the best linear estimate.
+    """
+    side = math.isqrt(states.shape[1])
+    cell = latents.shape[-1] // side
+    under = latents.unfold(2, cell, cell).unfold(3, cell, cell).permute(0, 2, 3, 1, 4, 5).flatten(1, 2).flatten(2)
+    said, wanted = ((each - each.mean(dim=(0, 1))).flatten(0, 1) for each in (states, under))
+    best = _regress(said, wanted)  # [Z cell^2, C]
+    estimates = said @ best.T
+    spread, basis = torch.linalg.eigh(estimates.T @ estimates / len(estimates))
+    spread, basis = spread.flip(0)[:number], basis.flip(1)[:, :number]
+    # Half way to whitened: fine detail is heard, and what latents hardly depend on is not the loudest.
+    contents = (basis / spread.clamp(min=1e-6).pow(0.25)).T @ best
+    return contents / (said @ contents.T).square().mean().sqrt()
+
+
+def _pack(attention: Attention, known: Tensor, wanted: Tensor, reader: Tensor, contents: Tensor) -> None:
+    """Let head h of query i read the contents of quarter h of block i, at the places `wanted` [Q, 4, K], and write
+    them side by side."""
+    width, part = attention.inner_dim // attention.heads, len(contents)
+    nn.init.zeros_(attention.to_v.weight)
+    nn.init.zeros_(attention.to_out[0].weight)
+    for head in range(QUARTERS):
+        start = head * width
+        attention.to_k.weight[start : start + CODE] = reader
+        asked = torch.linalg.lstsq(known, wanted[:, head]).solution.T
+        attention.to_q.weight[start : start + CODE] = SHARP_PATCH * math.sqrt(width) * asked
+        attention.to_v.weight[start : start + part] = contents
+        for row in range(part):
+            attention.to_out[0].weight[head * part + row, start + row] = 1
 
 
 def _watch(painter: Painter, run: Callable[[], object]) -> dict[str, Tensor]:
@@ -103,17 +139,21 @@ def _watch(painter: Painter, run: Callable[[], object]) -> dict[str, Tensor]:
 
 
 def _align_attention(attention: Attention, states: Tensor, tokens: Tensor) -> None:
-    """Let half of the heads of one cross-attention (at least one) start looking at their own block."""
+    """Let the first four heads of a cross-attention each look, from its quarter of each block, at that block."""
     side, blocks = math.isqrt(states.shape[1]), math.isqrt(tokens.shape[1])
-    places = sine_code(cell_centres(side, side), CODE).repeat(len(states), 1)
+    centres = cell_centres(side, side)
+    quarter = (centres * 2 * blocks).long() % 2
+    codes = sine_code(centres, CODE)
     homes = sine_code(cell_centres(blocks, blocks), CODE).repeat(len(tokens), 1)
-    query = _read_code(states.flatten(0, 1), places)
-    key = _read_code(tokens.flatten(0, 1), homes)
-    width = attention.inner_dim // attention.heads
-    maps = attention.processor.to_k_ip[0]
-    for head in range((attention.heads + 1) // 2):
-        rows = slice(head * width, (head + 1) * width)
-        maps.weight[rows] = 0
-        part = slice(head * width, head * width + CODE)
-        attention.to_q.weight[part] = SHARP_BLOCK * math.sqrt(width) * query
-        maps.weight[part] = key
+    key = _regress(tokens.flatten(0, 1), homes)
+    width, part = attention.inner_dim // attention.heads, tokens.shape[2] // QUARTERS
+    maps, values = attention.processor.to_k_ip[0], attention.processor.to_v_ip[0]
+    heard = min(width, part)
+    for head in range(min(QUARTERS, attention.heads)):
+        start, mine = head * width, quarter[:, 0] * 2 + quarter[:, 1] == head
+        query = _regress(states.flatten(0, 1), (codes * mine[:, None]).repeat(len(states), 1))
+        attention.to_q.weight[start : start + CODE] = SHARP_BLOCK * math.sqrt(width) * query
+        maps.weight[start : start + width] = 0
+        maps.weight[start : start + CODE] = key
+        values.weight[start : start + width] = 0
+        values.weight[start : start + heard, head * part : head * part + heard] = torch.eye(heard)

@@ -29,7 +29,7 @@ def sine_grid(channels: int, height: int, width: int) -> Tensor:
     return sine_code(cell_centres(height, width), channels).T.reshape(channels, height, width)
 
 
-def patch_code(states: int, width: int, channels: int = 16, strength: float = 2.0) -> Tensor:
+def patch_code(states: int, width: int, channels: int = 16, strength: float = 4.0) -> Tensor:
     """Sine codes for patch states, class token first, [states, width]: zero but in the first `channels` channels."""
     side = math.isqrt(states - 1)
     code = torch.zeros(states, width)

@@ -121,3 +121,15 @@ def random_scene(
                 break
         objects.append(place_object(rng, colour, shape, place))
     return Scene(tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31)))
+
+
+def redrawn(scene: Scene, rng: np.random.Generator, keep: tuple[str, ...] = ("size", "texture")) -> Scene:
+    """Another picture of the same colours, shapes and places; of the rest, what `keep` names stays too."""
+    objects = []
+    for thing in scene.objects:
+        while True:
+            other = place_object(rng, thing.colour, thing.shape, thing.place)
+            if all(getattr(other, name) == getattr(thing, name) for name in keep):
+                break
+        objects.append(other)
+    return Scene(tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31)))
