@@ -29,7 +29,8 @@ from tessera.generate.interleaved import Images, generate
 from tessera.generate.reply import Prompt, Reply, Words
 from tessera.models.diffusion.painter import Painter
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.zoo.parts import load_tokenizer, quiet
+from tessera.zoo.foundation import read_part, read_tokenizer
+from tessera.zoo.parts import quiet
 
 CARD = "tessera.json"
 FORMAT = 1  # of the model folder
@@ -125,9 +126,9 @@ class Assistant:
             tokens = self.builder.prompt((segment,))
             pictures = [image.pil() for image in tokens.images]
             embeds = self.encode(pictures) if pictures else None
-            hidden = self.model(torch.from_numpy(tokens.input_ids).long()[None], image_embeds=embeds).hidden
-            rows.append(hidden[0, 1:].mean(dim=0))
-        return torch.stack(rows).float().numpy()
+            ids = torch.from_numpy(tokens.input_ids).long()[None].to(self.model.device)
+            rows.append(self.model(ids, image_embeds=embeds).hidden[0, 1:].mean(dim=0))
+        return torch.stack(rows).float().cpu().numpy()
 
     @torch.no_grad()
     def encode(self, images: Sequence[Picture]) -> Tensor:
@@ -141,10 +142,13 @@ class Assistant:
         found = []
         for part in embeds.split(BATCH):
             conditions = self.model.decode_images(part)
+            text, image = (condition.to(self.painter.null_text) for condition in (conditions.text, conditions.image))
+            if self.model.image_tokenizer.config.image_condition == "encoder":
+                image = self.painter.image_condition(image)
             generators = [torch.Generator().manual_seed(seed) for _ in part]
             found += list(
                 self.painter.paint(
-                    conditions.text, conditions.image, steps=self.model.config.draw_steps,
+                    text, image, steps=self.model.config.draw_steps,
                     guidance=self.model.config.draw_guidance, generator=generators,
                 )
             )  # fmt: skip
@@ -175,15 +179,18 @@ class Assistant:
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder: VL-GPT and tokenizer as transformers lays them out, painter/ as diffusers does."""
-        with atomic_folder(folder) as aside:
+        with atomic_folder(folder) as aside, quiet():
             self.model.save_pretrained(aside)
             self.tokenizer.save_pretrained(aside)
             self.painter.save_pretrained(aside / "painter")
             write_json(aside / CARD, {"format": FORMAT, "model": "vl-gpt", "image_size": self.pixels.size})
 
 
-def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Assistant:
+def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | None = None) -> Assistant:
     """The assistant that `Assistant.save` wrote.
+
+    Args:
+        device: by default "cuda" where PyTorch has it, else "cpu".
 
     Raises:
         CheckpointError: no such folder, a format of another version, or a damaged part.
@@ -198,16 +205,13 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Assistant:
         ) from error
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
-    try:
-        with quiet():
-            model = VLGPTForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-            tokenizer = load_tokenizer(folder)
-            painter = Painter.from_pretrained(folder / "painter")
-    except CheckpointError:
-        raise
-    except Exception as error:  # the libraries raise many kinds for a file that is cut short
-        raise CheckpointError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), painter)
+    with quiet():
+        model = read_part(VLGPTForConditionalGeneration, folder, dtype)
+        tokenizer = read_tokenizer(folder)
+        painter = Painter.from_pretrained(folder / "painter", dtype)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.nn.Module.to(model, place)  # as model.to, whose own types a checker cannot follow
+    return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), painter.to(place))
 
 
 def _read_only(segment: Segment) -> Segment:

@@ -109,6 +109,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
             shape["nargs"] = "?"
         parser.add_argument(field.name, help=text, default=default, **shape)
     else:
+        if "nargs" in shape:  # a flag given twice adds to what it was given before, not to the default
+            shape["action"], default = "extend", None
         parser.add_argument(flag, dest=field.name, help=text, default=default, required=required, **shape)
 
 

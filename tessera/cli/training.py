@@ -30,6 +30,7 @@ class Train:
     allow_other_data: bool = option("with --resume: go on although the data have changed", False)
     size: Literal["mini", "published"] = option("mini parts that ship, or the paper's own", "mini")
     parts: dict[str, str] = option("published checkpoints by role, as in language=/models/llama-7b", {})
+    set: dict[str, str] = option("fields of the recipe, as in align.batch=256 (see docs/training.md)", {})
     precision: Literal["auto", "bf16", "fp32"] = option("auto: bf16 where the hardware is fast at it", "auto")
     workers: int | None = option("processes that prepare data (default: by the cores)", None)
 
@@ -45,6 +46,7 @@ class Train:
             allow_other_data=self.allow_other_data,
             size=self.size,
             parts=self.parts,
+            settings=self.set,
             precision=self.precision,
             workers=self.workers,
         )

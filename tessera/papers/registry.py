@@ -43,6 +43,7 @@ class TrainOptions:
     `data`: names of worlds and paths of the user's own files; empty means the paper's own choice of worlds.
     `steps`: the length of the whole training, shared among its stages as the paper shares it; None: its default.
     `parts`: published checkpoints by role, as in {"language": "/models/llama-7b"}; empty means mini parts.
+    `settings`: fields of the paper's recipe by name, as in {"align.batch": "256"}; see `tessera.papers.settings`.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class TrainOptions:
     allow_other_data: bool = False
     size: Literal["mini", "published"] = "mini"
     parts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     workers: int | None = None
 

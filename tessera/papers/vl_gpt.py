@@ -20,10 +20,13 @@ from tessera.data.sequence import CLOSE, OPEN, PLACE
 from tessera.data.source import World
 from tessera.data.worlds import open_world
 from tessera.errors import UserError
+from tessera.models.vlgpt.adapters import add_adapters, has_adapters, merge_adapters
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.objectives.routing import route
 from tessera.papers.registry import TrainOptions, paper
+from tessera.papers.settings import CONFIG, change
 from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_report import write_report
 from tessera.train.engine import Callback, Event, Stage, Trainer
@@ -33,18 +36,31 @@ from tessera.zoo.foundation import Foundation, load_mini, load_published_parts, 
 from tessera.zoo.parts import quiet
 
 SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
+MEASURED = 512  # pictures that a standardisation of the visual embeddings is measured on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how a stage trains. `batch` counts pictures in stage A and packed rows in B and C."""
+    """How long and how a stage trains.
+
+    `batch` counts pictures in stage A and packed rows in B and C: those of one update, of all processes together. It is
+    read in `accumulate` parts one after the other, which saves memory and changes nothing else.
+    """
 
     steps: int
     batch: int
+    accumulate: int = 1
     lr: float
     kind: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
+
+    @property
+    def part(self) -> int:
+        """Pictures or rows that are read at once, by all processes together."""
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise UserError(f"a batch of {self.batch} does not divide into {self.accumulate} parts; change one of them")
+        return self.batch // self.accumulate
 
     def optimiser(self) -> Optimiser:
         """The optimiser with a cosine schedule."""
@@ -65,8 +81,8 @@ class Recipe:
         row_length: positions of a packed row.
     """
 
-    tokenizer: Mapping[str, Any]
-    model: Mapping[str, Any]
+    tokenizer: Mapping[str, Any] = field(metadata={CONFIG: CausalTokenizerConfig})
+    model: Mapping[str, Any] = field(metadata={CONFIG: VLGPTConfig})
     lora: bool
     row_length: int
     align: Schedule
@@ -114,16 +130,31 @@ PUBLISHED = Recipe(  # section 4.1 and appendix A; what they leave open is marke
 
 def tokenizer_config(foundation: Foundation, recipe: Recipe) -> CausalTokenizerConfig:
     """The image tokenizer that fits between these parts."""
-    unet = foundation.painter.unet.config
-    return CausalTokenizerConfig(
-        vision_config=foundation.vision.config.to_dict(),
-        embed_width=foundation.language.config.hidden_size,
-        image_condition_tokens=foundation.painter.image_projection.latents.shape[1],
-        image_condition_width=unet.cross_attention_dim,
-        text_condition_tokens=foundation.text.encoder.config.max_position_embeddings,
-        text_condition_width=foundation.text.encoder.config.hidden_size,
-        **recipe.tokenizer,
-    )
+    painter, text = foundation.painter, foundation.text.encoder.config
+    tokens, width = painter.image_projection.latents.shape[1], painter.unet.config.cross_attention_dim
+    if recipe.tokenizer.get("image_condition") == "encoder":
+        tokens, width = painter.null_patches.shape
+    decided = {
+        "vision_config": foundation.vision.config.to_dict(),
+        "embed_width": foundation.language.config.hidden_size,
+        "image_condition_tokens": tokens,
+        "image_condition_width": width,
+        "text_condition_tokens": text.max_position_embeddings,
+        "text_condition_width": text.hidden_size,
+    }
+    return CausalTokenizerConfig(**beside("tokenizer", recipe.tokenizer, decided))
+
+
+def beside(name: str, chosen: Mapping[str, Any], decided: Mapping[str, Any]) -> dict[str, Any]:
+    """Both together: what a recipe chooses, and what the parts decide and nobody can choose.
+
+    Raises:
+        UserError: a choice of what is decided.
+    """
+    clash = sorted(set(chosen) & set(decided))
+    if clash:
+        raise UserError(f"{name}.{clash[0]} follows from the parts and cannot be set")
+    return {**chosen, **decided}
 
 
 @dataclass
@@ -154,24 +185,31 @@ class Run:
             return tokenizer.patch_features(pixels)
 
         self.patches = FeatureStore(encode)
-        shared = conditions.image.encoder is conditions.vision and tokenizer.config.vision_layer == -1
+        config = tokenizer.config
+        weights = {"image condition": config.image_weight, "text condition": config.text_weight}
+        same_layer = config.vision_layer == conditions.image.layer and config.keep_class_token
+        shared = conditions.image.encoder is conditions.vision and same_layer
+
+        def image_target(images: Sequence[Any], features: Any):
+            states = features if shared else conditions.image.states(images)
+            return states if config.image_condition == "encoder" else conditions.image.of_states(states)
 
         def objective(model: CausalTokenizerModel, batch: Any):
             images, sentences = batch["images"], batch["sentences"]
             features = self.patches(images).to(model.device)
             output = model(
                 patch_features=features,
-                image_target=lambda: conditions.image.of_states(features) if shared else conditions.image(images),
+                image_target=lambda: image_target(images, features),
                 text_target=lambda: conditions.text(sentences),
             )
             named = {"image condition": output.image, "text condition": output.text}
-            weights = {"image condition": model.config.image_weight, "text condition": model.config.text_weight}
             return {name: (one.total, one.number, weights[name]) for name, one in named.items() if one is not None}
 
         schedule = self.recipe.align
         return Stage(
             name="align", model=tokenizer, objective=objective,  # type: ignore[arg-type]
-            loader=self.streams.captioned(schedule.batch), steps=schedule.steps,
+            loader=self.streams.captioned(schedule.part), steps=schedule.steps, accumulate=schedule.accumulate,
+            counts=lambda batch: {name: len(batch["images"]) for name, weight in weights.items() if weight},
             trainable=("tokenizer.*", "detokenizer.*"), optimiser=schedule.optimiser(),
         )  # fmt: skip
 
@@ -181,11 +219,15 @@ class Run:
         vocabulary = words.get_vocab()
         start, end, place = (vocabulary[token] for token in (OPEN, CLOSE, PLACE))
         inside = max(start, end) < self.foundation.language.config.vocab_size
-        model = VLGPTForConditionalGeneration.from_parts(
-            self.foundation.language, tokenizer,
-            image_start_id=start, image_end_id=end, image_placeholder_id=place,
-            image_token_rows="shared" if inside else "separate", **self.recipe.model,
-        )  # fmt: skip
+        # Rows of a matrix that LoRA leaves frozen could not learn.
+        rows = "shared" if inside and not self.recipe.lora else "separate"
+        ids = {"image_start_id": start, "image_end_id": end, "image_placeholder_id": place}
+        fields = beside("model", self.recipe.model, {**ids, "image_token_rows": rows})
+        model = VLGPTForConditionalGeneration.from_parts(self.foundation.language, tokenizer, **fields)
+        if model.standardise is not None:
+            whole = replace(self.streams, rank=0, world_size=1)  # the same pictures on every process
+            images = next(iter(whole.captioned(MEASURED)))["images"]
+            model.fit_standardisation(tokenizer.encode(self.patches(images).to(model.device)))
 
         def encode(images: Sequence[Any]):
             return model.scale_embeds(tokenizer.encode(self.patches(images).to(model.device)))
@@ -209,23 +251,21 @@ class Run:
             words, pictures = output.text, output.visual
             return {"words": (words.total, words.number), "pictures": (pictures.total, pictures.number, weight)}
 
-        trained: tuple[str, ...] = ("language_model.*", "regression_head.*")
-        if self.recipe.lora:
-            self._add_adapters()
-            trained = ("*lora_*", "regression_head.*", "image_token_rows.*")
+        if self.recipe.lora and not has_adapters(self.model):
+            add_adapters(self.model)
+        trained = ["*lora_*" if self.recipe.lora else "language_model.*", "regression_head.*"]
+        if self.model.image_token_rows is not None:
+            trained.append("image_token_rows.*")
+
+        def counts(batch: Any) -> dict[str, int]:
+            routes = route(batch.labels, batch.visual_target, batch.segment_ids)
+            return {"words": int(routes.text.sum()), "pictures": int(routes.visual.sum())}
+
         return Stage(
             name=name, model=self.model, objective=objective,
-            loader=batches(schedule.batch, self.recipe.row_length), steps=schedule.steps, trainable=trained,
-            optimiser=schedule.optimiser(),
+            loader=batches(schedule.part, self.recipe.row_length), steps=schedule.steps, trainable=trained,
+            accumulate=schedule.accumulate, counts=counts, optimiser=schedule.optimiser(),
         )  # fmt: skip
-
-    def _add_adapters(self) -> None:
-        from peft import inject_adapter_in_model
-
-        from tessera.models.vlgpt.sizes import lora_config
-
-        if not any("lora_" in name for name, _ in self.model.named_parameters()):  # type: ignore[union-attr]
-            inject_adapter_in_model(lora_config(self.model.config), self.model)  # type: ignore[union-attr, arg-type]
 
     def assistant(self) -> Assistant:
         """The model as it is now, with what it needs to read and to paint."""
@@ -273,7 +313,7 @@ class VLGPT:
     def train(self, options: TrainOptions) -> Path:
         """Run the three stages and write the model to `options.out`/model."""
         published = options.size == "published"
-        recipe = (PUBLISHED if published else MINI).scaled(options.steps)
+        recipe = change((PUBLISHED if published else MINI).scaled(options.steps), options.settings)
         with quiet():
             foundation = load_published_parts(options.parts) if published else load_mini(options.parts)
         trainer = Trainer(
@@ -288,13 +328,15 @@ class VLGPT:
             read, foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
             seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.workers or 0,
         )  # fmt: skip
-        run = Run(foundation, recipe, streams)
+        run = Run(foundation.to(trainer.accelerator.device), recipe, streams)
         trainer.run(run.stages(), total_steps=recipe.steps)
         folder = options.out / "model"
         if trainer.main:
             assistant = run.assistant()
+            merge_adapters(assistant.model)
             assistant.save(folder)
             if not published:
+                assistant.model.to(trainer.accelerator.device)  # where FSDP2, which trains a copy, never put it
                 steps = "" if options.steps is None else f" --steps {options.steps}"
                 command = f"tessera train vl-gpt --out {options.out} --seed {options.seed}{steps}"
                 pictures = min(SUITE, max(4, SUITE * recipe.steps // MINI.steps))

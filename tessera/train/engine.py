@@ -101,8 +101,8 @@ class Trainer:
         """Train `stages` in order; their models hold the final weights at the end.
 
         A generator of stages works: each is asked for after the one before has ended (or its weights were
-        loaded). Random generators are seeded from (seed, stage, process) before a stage is asked for and when
-        it starts.
+        loaded). Random generators are seeded from (seed, stage) before a stage is asked for, so that all processes
+        make the same weights, and from (seed, stage, process) when it starts.
 
         Args:
             total_steps: steps of all stages, for the time left; known by itself where `stages` is a sequence.
@@ -118,11 +118,11 @@ class Trainer:
         latest, offset = self._open(), 0
         log = MetricsLog(self.out, self.store.last_step(latest), self.tensorboard) if self.main else None
         try:
-            self._seed(0)
+            state.seed_generators(self.seed, 0, 0)
             for position, stage in enumerate(stages):
                 self._run_stage(stage, position, offset, latest, log, total_steps)
                 offset += stage.steps
-                self._seed(position + 1)
+                state.seed_generators(self.seed, position + 1, 0)
         finally:
             self.reporter.stop()
             if log is not None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPTextModel,
     CLIPVisionModel,
@@ -31,11 +31,12 @@ from tessera.models.diffusion.painter import Painter
 from tessera.models.diffusion.published import load_published
 from tessera.zoo.parts import load_tokenizer, locate
 
-ROLES = ("language", "vision", "painter", "adapter", "image_encoder", "text_encoder")
+PUBLISHED = ("language", "vision", "painter", "adapter", "image_encoder")
 MINI = {
     "language": "mini/lm", "vision": "mini/clip", "painter": "mini/diffusion", "text_encoder": "mini/clip",
     "image_encoder": "mini/clip",
 }  # fmt: skip
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass
@@ -71,12 +72,13 @@ class ImageConditioner:
     @torch.no_grad()
     def __call__(self, images: Sequence[Image]) -> Tensor:
         """e_v [B, Q, D]."""
-        return self.of_states(self.states(stack_pixels(images, self.pixels).to(self.encoder.device)))
+        return self.of_states(self.states(images))
 
     @torch.no_grad()
-    def states(self, pixel_values: Tensor) -> Tensor:
+    def states(self, images: Sequence[Image]) -> Tensor:
         """The encoder's patch states [B, S, C]."""
-        return self.encoder(pixel_values, output_hidden_states=True).hidden_states[self.layer]
+        pixels = stack_pixels(images, self.pixels).to(self.encoder.device)
+        return self.encoder(pixels, output_hidden_states=True).hidden_states[self.layer]
 
     @torch.no_grad()
     def of_states(self, states: Tensor) -> Tensor:
@@ -102,6 +104,13 @@ class Foundation:
             module.eval().requires_grad_(False)
         return self
 
+    def to(self, device: torch.device) -> Foundation:
+        """The frozen parts on `device`, where their pictures and sentences are then read."""
+        parts: list[nn.Module] = [self.vision, self.painter, self.text.encoder, self.image.encoder]
+        for module in parts:
+            module.to(device)
+        return self
+
 
 def stack_pixels(images: Sequence[Image], pixels: Pixels) -> Tensor:
     """Pictures decoded and normalised, float32 [B, 3, H, W]."""
@@ -114,15 +123,16 @@ def load_mini(names: Mapping[str, str] | None = None, dtype: torch.dtype = torch
     Raises:
         UserError: an unknown role or part.
     """
-    chosen = MINI | _known(names or {})
+    chosen = MINI | _known(names or {}, tuple(MINI))
     where = {role: locate(name) for role, name in chosen.items()}
-    tokenizer = load_tokenizer(chosen["language"])
-    language = LlamaForCausalLM.from_pretrained(where["language"], dtype=dtype, attn_implementation=ATTENTION)
-    vision = CLIPVisionModel.from_pretrained(where["vision"], dtype=dtype, attn_implementation=ATTENTION)
-    encoder = CLIPTextModel.from_pretrained(where["text_encoder"], dtype=dtype)
-    words = load_tokenizer(chosen["text_encoder"])
+    tokenizer = read_tokenizer(where["language"])
+    language = read_part(LlamaForCausalLM, where["language"], dtype, attn_implementation=ATTENTION)
+    vision = read_part(CLIPVisionModel, where["vision"], dtype, attn_implementation=ATTENTION)
+    encoder = read_part(CLIPTextModel, where["text_encoder"], dtype)
+    words = read_tokenizer(where["text_encoder"])
     painter = Painter.from_pretrained(where["painter"], dtype)
     pixels = _pixels(vision)
+    # Outlines and exact places are all in a small CLIP's first states; a linear map no longer finds them in the last.
     image = ImageConditioner(painter, vision, pixels, layer=-1)
     return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
 
@@ -138,29 +148,62 @@ def load_published_parts(names: Mapping[str, str], dtype: torch.dtype = torch.fl
         UserError: a role is missing or unknown.
         CheckpointError: a part is damaged, pickled or does not fit.
     """
-    names = _known(names)
-    needed = ("language", "vision", "painter", "adapter", "image_encoder")
-    missing = [role for role in needed if role not in names]
+    names = _known(names, PUBLISHED)
+    missing = [role for role in PUBLISHED if role not in names]
     if missing:
         raise UserError(
             f"the published size needs a checkpoint for {', '.join(missing)};"
             " give each as --parts ROLE=FOLDER, for instance --parts language=/models/llama-7b"
         )
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    try:
-        tokenizer = load_tokenizer(names["language"])
-        language = LlamaForCausalLM.from_pretrained(names["language"], attn_implementation=ATTENTION, **options)
-        vision = CLIPVisionModel.from_pretrained(names["vision"], attn_implementation=ATTENTION, **options)
-        encoder = CLIPTextModel.from_pretrained(Path(names["painter"]) / "text_encoder", **options)
-        words = load_tokenizer(Path(names["painter"]) / "tokenizer")
-        seer = CLIPVisionModelWithProjection.from_pretrained(names["image_encoder"], **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"a published part cannot be loaded: {str(error).splitlines()[0]}") from error
-    tokenizer.add_special_tokens({"additional_special_tokens": [OPEN, CLOSE, PLACE]})
     painter = load_published(names["painter"], names["adapter"], names["image_encoder"], dtype)
+    tokenizer = read_tokenizer(names["language"])
+    tokenizer.add_special_tokens({"extra_special_tokens": [OPEN, CLOSE, PLACE]}, replace_extra_special_tokens=False)
+    language = read_part(LlamaForCausalLM, names["language"], dtype, attn_implementation=ATTENTION)
+    vision = read_part(CLIPVisionModel, names["vision"], dtype, attn_implementation=ATTENTION)
+    encoder = read_part(CLIPTextModel, Path(names["painter"]) / "text_encoder", dtype)
+    words = read_tokenizer(Path(names["painter"]) / "tokenizer")
+    seer = read_part(CLIPVisionModelWithProjection, names["image_encoder"], dtype)
     image = ImageConditioner(painter, seer, _pixels(seer), layer=-2)
     pixels = _pixels(vision)
     return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
+
+
+def read_part(kind: type[Model], folder: str | Path, dtype: torch.dtype, **options: Any) -> Model:
+    """A model of transformers with every weight from its folder.
+
+    Raises:
+        CheckpointError: the folder is absent, damaged, pickled, or of another model; what transformers would make up
+            for a missing weight is never taken.
+    """
+    try:
+        loaded: Any = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # the libraries raise many kinds, down to the bare class, for a file that is cut short
+        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {_first(error)}") from error
+    model, report = loaded
+    absent = sorted(report["missing_keys"]) + [str(one[0]) for one in report["mismatched_keys"]]
+    if absent:
+        raise CheckpointError(
+            f"{folder} does not hold a {kind.__name__}: {len(absent)} of its weights are missing, such as {absent[0]}"
+        )
+    return model
+
+
+def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        return load_tokenizer(folder)
+    except Exception as error:  # as above
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {_first(error)}") from error
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _pixels(encoder: PreTrainedModel) -> Pixels:
@@ -168,8 +211,8 @@ def _pixels(encoder: PreTrainedModel) -> Pixels:
     return Pixels(encoder.config.image_size)
 
 
-def _known(names: Mapping[str, str]) -> dict[str, str]:
+def _known(names: Mapping[str, str], roles: Sequence[str]) -> dict[str, str]:
     for role in names:
-        if role not in ROLES:
-            raise UserError(f"there is no part {role!r} in VL-GPT{nearest(role, ROLES)}")
+        if role not in roles:
+            raise UserError(f"there is no part {role!r} at this size of VL-GPT{nearest(role, roles)}")
     return dict(names)

@@ -24,7 +24,7 @@ FLAGS = {
     "papers": "--json --search",
     "show": "--json --results",
     "size": "--json --variant",
-    "train": "--allow-other-data --data --out --parts --precision --resume --seed --size --steps --workers",
+    "train": "--allow-other-data --data --out --parts --precision --resume --seed --set --size --steps --workers",
     "reproduce": "--json --out --seeds",
     "caption": "--json --model",
     "ask": "--json --model",
@@ -206,7 +206,7 @@ def test_train_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr("tessera.cli.training.get", lambda slug: Fake())
     line = "train vl-gpt --data scenes my/photos --seed 7 --resume --steps 9"
-    line += " --parts language=/m/llama vision=/m/clip"
+    line += " --parts language=/m/llama vision=/m/clip --parts painter=/m/sd --set align.batch=8"
     assert main(line.split()) == 0
     assert seen == [
         registry.TrainOptions(
@@ -215,7 +215,8 @@ def test_train_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
             steps=9,
             seed=7,
             resume=True,
-            parts={"language": "/m/llama", "vision": "/m/clip"},
+            parts={"language": "/m/llama", "vision": "/m/clip", "painter": "/m/sd"},
+            settings={"align.batch": "8"},
         )
     ]
     assert "runs/vl-gpt/model" in capsys.readouterr().out

@@ -6,6 +6,7 @@ width.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import initialization as init
 from tessera.errors import DataError, TrainingStopped, UserError
 from tessera.layers.masks import block_causal, positions_within
 from tessera.layers.standardise import Standardise
+from tessera.models.vlgpt.adapters import has_adapters
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
@@ -102,6 +104,16 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         # Again here, because from_pretrained makes new parameters and then calls eval().
         self.image_tokenizer.eval().requires_grad_(False)
         return self
+
+    def save_pretrained(self, save_directory: str | PathLike[Any], *arguments: Any, **options: Any) -> None:
+        """As everywhere. Adapters are merged first: beside them weights have names that no plain model loads.
+
+        Raises:
+            UserError: adapters are not merged yet.
+        """
+        if has_adapters(self):
+            raise UserError("the model still has its adapters; call merge_adapters(model) before saving it")
+        super().save_pretrained(save_directory, *arguments, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's table of words."""

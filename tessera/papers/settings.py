@@ -1,0 +1,75 @@
+"""Fields of a recipe changed by name, as `--set align.batch=256 tokenizer.depth=4` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from tessera.errors import UserError, nearest
+
+R = TypeVar("R")
+CONFIG = "config"  # key of a field's metadata: the class whose fields the mapping holds
+_SWITCH = {"true": True, "false": False}
+
+
+def change(recipe: R, settings: Mapping[str, str]) -> R:
+    """`recipe`, a frozen dataclass, with some of its fields changed.
+
+    A field of a dataclass within, or of a mapping whose metadata name a `CONFIG` class, is named `outer.inner`.
+
+    Raises:
+        UserError: an unknown name, or a value that is none of its type.
+    """
+    known = _names(recipe)
+    for name, text in settings.items():
+        if name not in known:
+            raise UserError(f"there is no setting {name!r}{nearest(name, known)}")
+        value = _read(name, known[name], text)
+        outer, _, inner = name.rpartition(".")
+        if not outer:
+            recipe = replace(recipe, **{inner: value})  # type: ignore[type-var]
+            continue
+        held: Any = getattr(recipe, outer)
+        nested = is_dataclass(held)
+        within = replace(held, **{inner: value}) if nested else {**held, inner: value}
+        recipe = replace(recipe, **{outer: within})  # type: ignore[type-var]
+    return recipe
+
+
+def _names(recipe: Any) -> dict[str, Any]:
+    """Every name that may be set, with its type."""
+    found: dict[str, Any] = {}
+    hints = get_type_hints(type(recipe))
+    for field in fields(recipe):
+        held = getattr(recipe, field.name)
+        if CONFIG in field.metadata:
+            own = field.metadata[CONFIG].__annotations__  # transformers' configurations hold types there, not strings
+            found |= {f"{field.name}.{name}": hint for name, hint in own.items()}
+        elif is_dataclass(held):
+            found |= {f"{field.name}.{name}": hint for name, hint in _names(held).items()}
+        else:
+            found[field.name] = hints[field.name]
+    return {name: hint for name, hint in found.items() if _plain(hint)}
+
+
+def _plain(hint: Any) -> bool:
+    return hint in (int, float, bool, str) or get_origin(hint) in (Literal, tuple)
+
+
+def _read(name: str, hint: Any, text: str) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if text not in inner:
+            raise UserError(f"{name} cannot be {text!r}{nearest(text, inner)}")
+        return text
+    if origin is tuple:
+        parts = text.split(",")
+        if len(parts) != len(inner):
+            raise UserError(f"{name} takes {len(inner)} values with a comma between, not {text!r}")
+        return tuple(_read(name, one, part) for one, part in zip(inner, parts, strict=True))
+    try:
+        return _SWITCH[text.lower()] if hint is bool else hint(text)
+    except (ValueError, KeyError):
+        what = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+        raise UserError(f"{name} takes {what}, not {text!r}") from None
