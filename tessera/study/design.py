@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from tessera.errors import UserError, nearest
 
-Expect = Literal["higher", "lower", "within"]
+Expect = Literal["higher", "lower", "not higher", "within"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +74,32 @@ class Arm:
 class Claim:
     """What is said of `metric` of `arm` less that of `against`, and the figure that the paper prints.
 
-    `expect` "higher" or "lower" speaks of the difference; "within" says it is at most `margin` either way.
+    `against` is another arm, or a number such as what chance reaches. `expect` "higher" or "lower" says that the
+    difference is beyond `margin` that way, "not higher" that it is at most `margin`, "within" that it is so either
+    way. With `relative` the margin is a share of the mean score of `against`.
     """
 
     name: str
     metric: str
     arm: str
-    against: str
+    against: str | float
     expect: Expect
     published: str
     margin: float = 0.0
+    relative: bool = False
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that it speaks of: two, or one that is held against a number."""
+        return (self.arm, self.against) if isinstance(self.against, str) else (self.arm,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Arms, the claims about them, and what they share (`config`: data, sizes, budget; as JSON).
 
-    `tuning` says in a sentence how much each arm was tuned: equal budget means equal tuning too.
+    `tuning` says in a sentence how much each arm was tuned: equal budget means equal tuning too. `notes` are
+    sentences that go with the result: what the metrics are, and what they do not show.
 
     Raises:
         UserError: two arms of one name, fewer than two arms, or a claim about an arm that is not there.
@@ -102,17 +111,18 @@ class Study:
     claims: Sequence[Claim]
     config: Mapping[str, Any] = field(default_factory=dict)
     tuning: str = "no arm was tuned"
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"study {self.slug!r} needs two arms or more of different names, not {names}")
         for claim in self.claims:
-            for name in (claim.arm, claim.against):
+            for name in claim.arms:
                 if name not in names:
                     raise UserError(f"claim {claim.name!r} speaks of an arm {name!r}{nearest(name, names)}")
-            if claim.expect == "within" and not claim.margin > 0:
-                raise UserError(f"claim {claim.name!r} expects a difference within a margin; give it one above 0")
+            if claim.expect in ("not higher", "within") and not claim.margin > 0:
+                raise UserError(f"claim {claim.name!r} expects {claim.expect!r} by a margin; give it one above 0")
 
     def arm_hash(self, arm: Arm) -> str:
         """Changes when anything that the arm's outcome depends on, and that the study knows of, changes."""

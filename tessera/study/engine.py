@@ -52,7 +52,7 @@ def run(
         work: where finished pairs of arm and seed are kept, by default runs/studies/SLUG. One is used again
             where its configuration is the same; the result says how many were, and of which commits.
         command: what the result names as its command; by default that of this process.
-        tell: takes a sentence after each finished pair of arm and seed.
+        tell: takes a sentence after each finished pair of arm and seed, with the time left.
 
     Raises:
         UserError: fewer than three seeds, or a claimed metric that an arm does not give.
@@ -64,6 +64,7 @@ def run(
     out = Path(out) if out is not None else Path("results") / f"{study.slug}.json"
     folder = Path(work) if work is not None else WORK / study.slug
     design = _designs(out, study.design_hash(chosen))
+    todo = [(arm, seed) for arm in study.arms for seed in chosen]
     cells: dict[str, list[_Cell]] = {arm.name: [] for arm in study.arms}
     # Seed by seed: a run that is stopped has whole pairs, and a slow spell of the machine hits all arms.
     for number, seed in enumerate(chosen, start=1):
@@ -72,10 +73,19 @@ def run(
             cells[arm.name].append(cell)
             if tell is not None:
                 how = "kept from before" if cell.reused else f"{cell.seconds:.0f} s"
-                tell(f"seed {seed} ({number} of {len(chosen)}), arm {arm.name}: {how}")
+                left = _time_left(cells, sum(not _cell_file(study, one, s, folder).is_file() for one, s in todo))
+                tell(f"seed {seed} ({number} of {len(chosen)}), arm {arm.name}: {how}{left}")
     result = _result(study, chosen, cells) | {"command": command or _command(), "design": design}
     write_json(out, result)
     return result
+
+
+def _time_left(cells: Mapping[str, list[_Cell]], trainings: int) -> str:
+    """What is said of so many trainings that are still to do, each as long as the mean of those done."""
+    if not trainings:
+        return ""
+    spent = [cell.seconds for row in cells.values() for cell in row]
+    return f"; about {trainings * sum(spent) / len(spent) / 60:.0f} min left"
 
 
 def _cell_file(study: Study, arm: Arm, seed: int, folder: Path) -> Path:
@@ -86,7 +96,7 @@ def _measure(study: Study, arm: Arm, seed: int, folder: Path) -> _Cell:
     began = time.monotonic()
     outcome = arm.run(seed)
     for claim in study.claims:
-        if arm.name in (claim.arm, claim.against):
+        if arm.name in claim.arms:
             outcome.value(claim.metric)
     cell = _Cell(outcome, time.monotonic() - began, describe_machine(), commit(), reused=False)
     kept = {
@@ -117,7 +127,10 @@ def _finished(study: Study, arm: Arm, seed: int, folder: Path) -> _Cell | None:
 def _result(study: Study, seeds: list[int], cells: Mapping[str, list[_Cell]]) -> dict[str, Any]:
     every = [cell for row in cells.values() for cell in row]
     outcomes = {name: [cell.outcome for cell in row] for name, row in cells.items()}
-    claims = [compare(claim, outcomes[claim.arm], outcomes[claim.against]) for claim in study.claims]
+    claims = [
+        compare(claim, outcomes[claim.arm], outcomes[claim.against] if isinstance(claim.against, str) else claim.against)
+        for claim in study.claims
+    ]
     commits = list(dict.fromkeys(cell.commit for cell in every))
     return {
         "version": _VERSION,
@@ -133,7 +146,7 @@ def _result(study: Study, seeds: list[int], cells: Mapping[str, list[_Cell]]) ->
         "machine": every[-1].machine,
         "versions": versions(),
         "commit": commits[-1],
-        "notes": _notes(every, commits),
+        "notes": [*_notes(every, commits), *study.notes],
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -159,16 +172,17 @@ def _arm(arm: Arm, row: list[_Cell]) -> dict[str, Any]:
 
 
 def _budget(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, Any]:
-    """Whether every arm took the same steps and saw the same number of samples with every seed."""
+    """Whether arms that a claim compares (or, without claims, all) took the same steps and saw as many samples."""
     budgets = {name: sorted({(one.steps, one.samples) for one in row}) for name, row in outcomes.items()}
-    pairs = {pair for row in budgets.values() for pair in row}
+    compared = [claim.arms for claim in study.claims] or [tuple(budgets)]
+    equal = all(len({pair for name in names for pair in budgets[name]}) == 1 for names in compared)
     said = {name: " or ".join(f"{t} steps, {s} samples" for t, s in row) for name, row in budgets.items()}
-    equal = len(pairs) == 1
-    if equal:
-        note = f"every arm: {next(iter(said.values()))} a seed; {study.tuning}"
+    if len(set(said.values())) == 1:
+        note = f"every arm: {next(iter(said.values()))} a seed"
     else:
-        note = "UNEQUAL: " + "; ".join(f"{name} {text}" for name, text in said.items()) + f"; {study.tuning}"
-    return {"equal": equal, "note": note, "tuning": study.tuning}
+        note = "; ".join(f"{name} {text}" for name, text in said.items())
+        note = f"equal between the arms that are compared: {note} a seed" if equal else f"UNEQUAL: {note}"
+    return {"equal": equal, "note": f"{note}; {study.tuning}", "tuning": study.tuning}
 
 
 def _notes(every: list[_Cell], commits: list[str | None]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -26,12 +26,13 @@ def _claims(result: Mapping[str, Any]) -> Table:
     for heading in ("claim", "metric", "difference, 95 % interval", "expected", "published", "verdict"):
         table.add_column(heading, overflow="fold")
     for claim in result["claims"]:
-        expected = f"within {_number(claim['margin'])}" if claim["expect"] == "within" else claim["expect"]
+        by = f" by {_number(claim['margin'])}" if claim["margin"] else ""
+        against = claim["against"] if isinstance(claim["against"], str) else _number(claim["against"])
         table.add_row(
-            f"{claim['name']}: {claim['arm']} - {claim['against']}",
+            f"{claim['name']}: {claim['arm']} - {against}",
             claim["metric"],
             "\n".join(f"{_interval(one)} ({one['method'].split(' over ')[1]})" for one in claim["intervals"]),
-            expected,
+            claim["expect"] + by,
             claim["published"],
             Text(claim["verdict"], style=_COLOURS[claim["verdict"]]),
         )
@@ -61,6 +62,11 @@ def table(result: Mapping[str, Any]) -> RenderableType:
     ]
     colour = "" if result["budget"]["equal"] else "bold red"
     return Group(_claims(result), _arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
+
+
+def light(result: Mapping[str, Any]) -> Literal["on", "off"]:
+    """The light "claim" of a paper with this result: on where every claim holds."""
+    return "on" if result["verdict"] == "holds" else "off"
 
 
 def text(result: Mapping[str, Any], width: int = 120) -> str:

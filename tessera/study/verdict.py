@@ -6,6 +6,7 @@ Legend: S seeds; N test items.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,21 +42,31 @@ def _item_differences(ours: Sequence[Outcome], theirs: Sequence[Outcome], metric
 
 def judge(claim: Claim, intervals: Sequence[Estimate]) -> Verdict:
     """Holds where every interval lies wholly on the claim's side, fails where every one lies on the other."""
+    above, below = [one.low > claim.margin for one in intervals], [one.high < -claim.margin for one in intervals]
     if claim.expect == "within":
         inside = [-claim.margin <= one.low and one.high <= claim.margin for one in intervals]
-        outside = [one.low > claim.margin or one.high < -claim.margin for one in intervals]
+        outside = [high or low for high, low in zip(above, below, strict=True)]
+    elif claim.expect == "not higher":
+        inside, outside = [one.high <= claim.margin for one in intervals], above
     else:
-        above, below = [one.low > 0 for one in intervals], [one.high < 0 for one in intervals]
         inside, outside = (above, below) if claim.expect == "higher" else (below, above)
     return "holds" if all(inside) else "does not hold" if all(outside) else "unclear"
 
 
-def compare(claim: Claim, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> dict[str, Any]:
+def _constant(like: Outcome, metric: str, number: float) -> Outcome:
+    """An outcome that has `number` wherever `like` has a score."""
+    items = {metric: [number] * len(like.items[metric])} if metric in like.items else {}
+    return replace(like, metrics={metric: number}, items=items)
+
+
+def compare(claim: Claim, ours: Sequence[Outcome], theirs: Sequence[Outcome] | float) -> dict[str, Any]:
     """The claim with the difference `arm` - `against` of paired seeds, its intervals and verdict, as JSON.
 
     The two intervals answer two questions: the seeds' whether another training would show it, the items'
     whether other test items would too. Where there are scores of items, a verdict needs both to agree.
     """
+    if isinstance(theirs, int | float):
+        theirs = [_constant(one, claim.metric, theirs) for one in ours]
     pairs = [(a.value(claim.metric), b.value(claim.metric)) for a, b in zip(ours, theirs, strict=True)]
     intervals = {SEEDS: t_interval([a - b for a, b in pairs])}
     items = _item_differences(ours, theirs, claim.metric)
@@ -63,16 +74,18 @@ def compare(claim: Claim, ours: Sequence[Outcome], theirs: Sequence[Outcome]) ->
         intervals[ITEMS] = crossed_bootstrap(items)
     reference = float(np.mean([b for _, b in pairs]))
     difference = intervals[SEEDS].value
+    margin = claim.margin * abs(reference) if claim.relative else claim.margin
     return {
         "name": claim.name,
         "metric": claim.metric,
         "arm": claim.arm,
         "against": claim.against,
         "expect": claim.expect,
-        "margin": claim.margin,
+        "margin": margin,
+        "relative_margin": claim.margin if claim.relative else None,
         "published": claim.published,
         "difference": difference,
         "relative": difference / abs(reference) if reference else None,
         "intervals": [{"method": method, **one.to_json()} for method, one in intervals.items()],
-        "verdict": judge(claim, list(intervals.values())),
+        "verdict": judge(replace(claim, margin=margin), list(intervals.values())),
     }

@@ -14,7 +14,7 @@ from tessera.evaluate.intervals import Estimate
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import run
 from tessera.study.machine import commit, describe_machine, versions
-from tessera.study.table import text
+from tessera.study.table import light, text
 from tessera.study.verdict import ITEMS, SEEDS, compare, crossed_bootstrap, judge
 
 CLAIM = Claim(name="better", metric="score", arm="new", against="old", expect="higher", published="+3 points")
@@ -69,10 +69,13 @@ def test_a_verdict_needs_an_interval_clear_of_zero(tmp_path: Path, new: float, o
         ("within", [(-0.04, 0.06)], "unclear"),
         ("within", [(0.06, 0.09)], "does not hold"),
         ("within", [(-0.09, -0.06)], "does not hold"),
+        ("not higher", [(-0.3, 0.04)], "holds"),
+        ("not higher", [(-0.3, 0.06)], "unclear"),
+        ("not higher", [(0.06, 0.3)], "does not hold"),
     ],
 )
 def test_verdicts_by_interval(expect: Any, intervals: list[tuple[float, float]], verdict: str) -> None:
-    claim = replace(CLAIM, expect=expect, margin=0.05)
+    claim = replace(CLAIM, expect=expect, margin=0.0 if expect in ("higher", "lower") else 0.05)
     assert judge(claim, [Estimate((low + high) / 2, low, high, 3) for low, high in intervals]) == verdict
 
 
@@ -118,6 +121,46 @@ def test_equal_budgets_are_said(tmp_path: Path) -> None:
     budget = _run(_study(_trained(0.8), _trained(0.5)), tmp_path)["budget"]
     assert budget["equal"]
     assert budget["note"] == "every arm: 100 steps, 800 samples a seed; no arm was tuned"
+
+
+def test_only_arms_that_a_claim_compares_need_equal_budgets(tmp_path: Path) -> None:
+    study = _study(_trained(0.8), _trained(0.5))
+    short = Arm(name="short", run=_trained(0.5, steps=10), config={"kind": "short"})
+    budget = _run(replace(study, arms=(*study.arms, short)), tmp_path)["budget"]
+    assert budget["equal"]
+    assert "equal between the arms that are compared" in budget["note"]
+    assert "short 10 steps, 80 samples" in budget["note"]
+
+
+def test_an_arm_can_be_held_against_a_number(tmp_path: Path) -> None:
+    chance = replace(CLAIM, name="beats chance", against=0.6)
+    result = _run(_study(_trained(0.8), _trained(0.5), chance, replace(chance, arm="old")), tmp_path)
+    assert [claim["verdict"] for claim in result["claims"]] == ["holds", "does not hold"]
+    assert [claim["difference"] for claim in result["claims"]] == pytest.approx([0.2, -0.1], abs=0.03)
+    assert [one["method"] for one in result["claims"][0]["intervals"]] == [SEEDS, ITEMS]
+    assert "new - 0.6" in text(result)
+
+
+def test_a_margin_can_be_a_share_of_the_other_arms_score(tmp_path: Path) -> None:
+    claim = replace(CLAIM, expect="not higher", margin=0.1, relative=True)
+    result = _run(_study(_trained(0.52), _trained(0.5), claim, replace(claim, margin=0.01)), tmp_path)
+    first, second = result["claims"]
+    assert first["verdict"] == "holds"
+    assert first["margin"] == pytest.approx(0.1 * result["arms"]["old"]["metrics"]["score"]["value"])
+    assert first["relative_margin"] == 0.1
+    assert second["verdict"] != "holds"
+
+
+def test_the_notes_of_a_study_go_with_its_result(tmp_path: Path) -> None:
+    study = replace(_study(_trained(0.8), _trained(0.5)), notes=("What this does not show.",))
+    result = _run(study, tmp_path)
+    assert result["notes"] == ["What this does not show."]
+    assert "What this does not show." in text(result)
+
+
+@pytest.mark.parametrize(("new", "lit"), [(0.8, "on"), (0.5, "off")])
+def test_the_light_is_on_where_every_claim_holds(tmp_path: Path, new: float, lit: str) -> None:
+    assert light(_run(_study(_trained(new), _trained(0.5)), tmp_path)) == lit
 
 
 def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -174,6 +217,8 @@ def test_a_result_names_what_made_it(tmp_path: Path) -> None:
     assert result["seconds"] >= 0
     assert len(told) == 8
     assert told[0].startswith("seed 0 (1 of 4), arm new")
+    assert told[0].endswith("min left")
+    assert not told[-1].endswith("left")
     assert result["arms"]["new"]["metrics"]["loss"]["by_seed"] == pytest.approx([0.2] * 4)
     shown = text(result)
     assert "holds" in shown
