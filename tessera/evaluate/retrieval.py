@@ -1,4 +1,4 @@
-"""Recall@k of retrieval between two sets of features whose rows belong together."""
+"""Recall@k of retrieval: between two sets of features whose rows belong together, or by ready scores."""
 
 from __future__ import annotations
 
@@ -9,11 +9,24 @@ from tessera.errors import UserError
 from tessera.evaluate.intervals import Estimate, exact_binomial
 
 
-def ranks(queries: ArrayLike, targets: ArrayLike) -> np.ndarray:
-    """How many targets are at least as close to each query as its own, itself apart: int [n], 0 is best.
+def ranks_of_own(scores: ArrayLike, own: ArrayLike) -> np.ndarray:
+    """How many targets score at least as high for each query as its own, itself apart: int [n], 0 is best.
 
-    Features float [n, d] are compared by cosine. A tie counts against the query, so that features that are
-    all the same rank last, not first.
+    A tie counts against the query, so that scores that are all the same rank last, not first.
+
+    Args:
+        scores: float [n, m], one column for each target.
+        own: int [n], the column of each query's own target.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    mine = table[np.arange(len(table)), np.asarray(own)]
+    return np.asarray((table >= mine[:, None] - 1e-9).sum(axis=1) - 1)
+
+
+def ranks(queries: ArrayLike, targets: ArrayLike) -> np.ndarray:
+    """How many targets are at least as close to each query as its own, by the rules of `ranks_of_own`: int [n].
+
+    Features float [n, d] are compared by cosine.
 
     Raises:
         UserError: the two sets have different shapes.
@@ -25,8 +38,7 @@ def ranks(queries: ArrayLike, targets: ArrayLike) -> np.ndarray:
     found = np.empty(len(left), dtype=int)
     for start in range(0, len(left), 1024):
         alike = left[start : start + 1024] @ right.T
-        own = alike[np.arange(len(alike)), start + np.arange(len(alike))]
-        found[start : start + 1024] = (alike >= own[:, None] - 1e-9).sum(axis=1) - 1
+        found[start : start + 1024] = ranks_of_own(alike, start + np.arange(len(alike)))
     return found
 
 
