@@ -97,6 +97,16 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Album:
+    """Held-out samples of a further world under a heading of their own; `about` also says why there are none."""
+
+    title: str
+    about: str
+    captions: tuple[Captioned, ...] = ()
+    drawings: tuple[Drawn, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """A run of words or a picture of a page; `by_model` where the model made it."""
 
@@ -152,6 +162,7 @@ class Report:
     captions: tuple[Captioned, ...] = ()
     answers: tuple[Answered, ...] = ()
     drawings: tuple[Drawn, ...] = ()
+    albums: tuple[Album, ...] = ()
     pages: tuple[Page, ...] = ()
     in_context: tuple[Page, ...] = ()
     curves: tuple[Curve, ...] = ()

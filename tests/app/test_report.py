@@ -16,6 +16,7 @@ from tessera.app import charts
 from tessera.app.report import duration, page, render, shown
 from tessera.errors import DataError
 from tessera.study.report import (
+    Album,
     Answered,
     Captioned,
     Curve,
@@ -88,6 +89,15 @@ def _report(folder: Path) -> Report:
         captions=(Captioned(picture=red, truth="a red page", said=NASTY, right=True),),
         answers=(Answered(picture=red, question="which colour?", truth="red", said="red", right=True),),
         drawings=(Drawn(prompt="a blue page", picture=blue),),
+        albums=(
+            Album(
+                title="Emoji",
+                about=NASTY,
+                captions=(Captioned(picture=blue, truth="blue heart", said=NASTY),),
+                drawings=(Drawn(prompt=NASTY, picture=red),),
+            ),
+            Album(title="Elsewhere", about="no font was found"),
+        ),
         pages=(Page(title="A page", parts=parts),),
         in_context=(Page(title="Examples", parts=parts),),
         curves=(
@@ -123,6 +133,8 @@ def test_the_page_is_whole_and_has_every_section(tmp_path: Path) -> None:
         "a red page",
         "which colour?",
         "a blue page",
+        "blue heart",
+        "no font was found",
         "Examples",
         "lost the circle",
         "1 of the 1 shown here are right",
@@ -134,7 +146,7 @@ def test_the_page_is_whole_and_has_every_section(tmp_path: Path) -> None:
     ):
         assert expected in words
     assert reader.tags.count("svg") == 3 + 2
-    assert reader.tags.count("img") == 7
+    assert reader.tags.count("img") == 9
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
@@ -169,6 +181,7 @@ def test_a_report_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert math.isnan(back.curves[0].values[2])
     assert back.scores == written.scores
     assert back.pages == written.pages
+    assert back.albums == written.albums
     assert back.machine == written.machine
     back.write(tmp_path / "again")
     assert (tmp_path / "again/report.json").read_text() == (tmp_path / "report.json").read_text()
