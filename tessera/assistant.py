@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tessera.data.images import Pixels
+from tessera.data.quality import check_text
 from tessera.data.sample import Image, Sample, Segment, Text
 from tessera.data.sequence import Sequence as Tokens
 from tessera.data.sequence import SequenceBuilder
@@ -90,15 +91,15 @@ class Assistant:
         """A picture of each text. The same text and seed give the same picture, whatever else is drawn beside it."""
         single = isinstance(texts, str)
         asked = [texts] if single else list(texts)
-        prompts = [
-            self.builder.prompt(
-                (Text(DRAW_REQUESTS[0].format(text), learned=False, role="user"),), DRAW_ANSWERS[0], draw=True
-            )
-            for text in asked
-        ]
+        prompts = [self.draw_prompt(text) for text in asked]
         embeds = torch.stack([reply.pictures[0] for reply in self._continue(prompts, "allowed", 0)])
         drawn = self.paint(embeds, seed=seed)
         return drawn[0] if single else drawn
+
+    def draw_prompt(self, text: str) -> Tokens:
+        """What `draw` starts from. Raises BadSample where `text` is empty or too long."""
+        asked = Text(DRAW_REQUESTS[0].format(check_text(text)), learned=False, role="user")
+        return self.builder.prompt((asked,), DRAW_ANSWERS[0], draw=True)
 
     def reconstruct(self, images: Sequence[Picture], *, seed: int = 0) -> list[PIL.Image]:
         """Pictures through the image tokenizer, its detokenizer and the painter."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from tessera.errors import UserError
 
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from tessera.data.images import Pixels
 from tessera.data.mixture import Draw
+from tessera.data.quality import Opener
 from tessera.data.sample import Image
 from tessera.data.sequence import IGNORED, Sequence, SequenceBuilder, check_length
 from tessera.errors import BadSample, UserError
@@ -132,7 +133,8 @@ class Packer:
         builder: makes the sequences; those over `row_length` are bad samples.
         rows: rows of the batch of all processes together.
         window: samples that are packed together; more fills rows better and costs more memory.
-        pixels: how pictures are decoded into `pixel_values`; None leaves them to the caller.
+        pixels: how pictures are decoded into `pixel_values`; None leaves them to the caller, and only opens them.
+        opener: remembers which pictures were opened; share it among the packers of a run.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class Packer:
         pad_id: int = 0,
         window: int = 256,
         pixels: Pixels | None = None,
+        opener: Opener | None = None,
     ) -> None:
         self.builder = builder
         self.size = rows
@@ -151,6 +154,7 @@ class Packer:
         self.pad_id = pad_id
         self.window = window
         self.pixels = pixels
+        self.opener = opener or Opener()
 
     def describe(self) -> str:
         """What a resumed run must have in common."""
@@ -174,22 +178,28 @@ class Packer:
 
     def batch(self, rows: Seq[Seq[Packed]], skip: Callable[[Draw, BadSample], None]) -> Batch:
         """One process's rows as a Batch; unreadable pictures go to `skip`."""
-        if self.pixels is None:
-            return collate_rows([[item.sequence for item in row] for row in rows], self.row_length, self.pad_id)
         arrays: list[np.ndarray] = []
         kept: list[list[Sequence]] = []
         for row in rows:
             kept.append([])
             for item in row:
-                rng = item.draw.rng("augment")
                 try:
-                    decoded = [self.pixels.one(image.pil(), rng) for image in item.sequence.images]
+                    arrays += self._decode(item)
                 except BadSample as error:
                     skip(item.draw, error)
                     continue
-                arrays += decoded
                 kept[-1].append(item.sequence)
         batch = collate_rows(kept, self.row_length, self.pad_id)
+        if self.pixels is None:
+            return batch
         side = self.pixels.size
         stacked = np.stack(arrays) if arrays else np.zeros((0, 3, side, side), np.float32)
         return replace(batch, pixel_values=torch.from_numpy(stacked))
+
+    def _decode(self, item: Packed) -> list[np.ndarray]:
+        """The pictures of a sequence, or nothing, where they are left to the caller. Raises BadSample."""
+        if self.pixels is None:
+            self.opener(item.sequence.images)
+            return []
+        rng = item.draw.rng("augment")
+        return [self.pixels.one(image.pil(), rng) for image in item.sequence.images]

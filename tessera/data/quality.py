@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tessera.data.sample import Image
 from tessera.errors import BadSample, DataError
 
 MAX_TEXT_BYTES = 100_000
@@ -38,6 +39,22 @@ def allowed(tried: int, total: int, share: float = 0.001) -> int:
     broken files, and a set of nothing but broken files stops.
     """
     return int(max(share * tried, min(10, total / 2)))
+
+
+class Opener:
+    """Opens stored pictures, each once, before the step that needs them: one that cannot be read is then a bad sample
+    of the loader, which skips, counts and names it, and does not end the run."""
+
+    def __init__(self) -> None:
+        self._good: set[str] = set()
+
+    def __call__(self, images: Iterable[Image]) -> None:
+        """Raise BadSample where one of `images` cannot be read."""
+        for image in images:
+            if image.stored and image.key not in self._good:
+                image.pil()
+                if image.key is not None:
+                    self._good.add(image.key)
 
 
 class SkipLog:

@@ -44,6 +44,11 @@ class Image:
     key: str | None = None
     role: Role | None = None
 
+    @property
+    def stored(self) -> bool:
+        """Whether it is read from a file or from its bytes, and so may turn out to be unreadable."""
+        return isinstance(self.source, str | Path | bytes) or hasattr(self.source, "read")
+
     def pil(self) -> PIL.Image:
         """The picture as an RGB PIL image.
 

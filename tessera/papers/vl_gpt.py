@@ -314,16 +314,16 @@ class VLGPT:
         """Run the three stages and write the model to `options.out`/model."""
         published = options.size == "published"
         recipe = change((PUBLISHED if published else MINI).scaled(options.steps), options.settings)
+        read = worlds(options.data)
         with quiet():
             foundation = load_published_parts(options.parts) if published else load_mini(options.parts)
         trainer = Trainer(
             options.out,
-            config={"paper": "vl-gpt", "size": options.size, "recipe": asdict(recipe), "data": list(options.data)},
+            config={"paper": "vl-gpt", "size": options.size, "recipe": asdict(recipe)},
             seed=options.seed, resume=options.resume,
             allow_other_data=options.allow_other_data, precision=options.precision,
             callbacks=[Callback(every=max(50, recipe.steps // 12), function=lambda event: show(run, event))],
         )  # fmt: skip
-        read = worlds(options.data)
         streams = Streams(
             read, foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
             seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.workers or 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,12 @@ from transformers import PreTrainedTokenizerFast
 from tessera.data.loader import Loader, Samples
 from tessera.data.mixture import Mixture
 from tessera.data.packing import Batch, Packer
+from tessera.data.quality import Opener
 from tessera.data.sample import Image, Sample
 from tessera.data.sequence import SequenceBuilder
 from tessera.data.source import World
 from tessera.data.tasks import INSTRUCTIONS, Mapped, pair_order
-from tessera.errors import UserError
+from tessera.errors import BadSample, DataError, UserError
 
 PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
 INSTRUCTION_SHARES = {"caption": 1.0, "draw": 1.0, "question": 1.5, "edit": 0.3, "chat": 1.0}
@@ -29,6 +31,10 @@ class Streams:
     Args:
         worlds: each with its share of the samples.
         positions: N, placeholders of a picture.
+
+    Raises:
+        UserError: no world has captioned pictures.
+        DataError: a world is too small to be split.
     """
 
     worlds: Sequence[tuple[World, float]]
@@ -39,9 +45,11 @@ class Streams:
     world_size: int = 1
     workers: int = 0
     builder: SequenceBuilder = field(init=False)
+    opener: Opener = field(init=False, default_factory=Opener)
 
     def __post_init__(self) -> None:
         self.builder = SequenceBuilder(self.tokenizer, self.positions)
+        self._pairs()  # what cannot be trained on is said before anything is written
 
     def captioned(self, batch: int) -> Loader[dict[str, list[Any]]]:
         """Stage A: `images` and, for each, in `sentences` the one whose text condition is its target.
@@ -51,6 +59,7 @@ class Streams:
         """
 
         def prepare(sample: Sample, rng: np.random.Generator) -> tuple[Image, str, str]:
+            self.opener(sample.images)
             return sample.images[0], str(sample.meta.get("canonical", sample.text)), sample.id
 
         def collate(items: list[tuple[Image, str, str]]) -> dict[str, list[Any]]:
@@ -85,7 +94,12 @@ class Streams:
     def heldout_pair(self, index: int) -> Sample:
         """A held-out captioned picture of the first world that has some."""
         source = next(world.source("pairs", "heldout") for world, _ in self.worlds if "pairs" in world.tasks)
-        return source[index % len(source)]
+        for place in range(index, index + len(source)):
+            with contextlib.suppress(BadSample):
+                sample = source[place % len(source)]
+                self.opener(sample.images)
+                return sample
+        raise DataError(f"{source.name}: not one of {len(source)} samples can be read")
 
     def _pairs(self) -> list[tuple[Any, float]]:
         parts = [(world.source("pairs"), share) for world, share in self.worlds if "pairs" in world.tasks]
@@ -95,7 +109,7 @@ class Streams:
 
     def _packed(self, parts: list[tuple[Any, float]], rows: int, row_length: int) -> Loader[Batch]:
         pad = self.tokenizer.pad_token_id or 0
-        return self._loader(parts, Packer(self.builder, rows, row_length, pad_id=pad))
+        return self._loader(parts, Packer(self.builder, rows, row_length, pad_id=pad, opener=self.opener))
 
     def _loader(self, parts: list[tuple[Any, float]], batcher: Any) -> Loader[Any]:
         return Loader(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tessera.data.quality import Tally
 from tessera.data.readers.files import FileWorld, Record, read_json
@@ -34,14 +34,15 @@ def coco_world(file: Path, value: Any, images: str | Path | None = None) -> File
     """As `open_coco`, from the value that the file holds."""
     if not isinstance(value, dict) or not {"images", "annotations"} <= value.keys():
         raise DataError(f"{file} is not a COCO file: it needs the keys images and annotations")
-    names = {row["id"]: row["file_name"] for row in value["images"] if {"id", "file_name"} <= row.keys()}
+    listed, annotations = _rows(file, value, "images"), _rows(file, value, "annotations")
+    names = {row["id"]: row["file_name"] for row in listed if _is_id(row.get("id")) and _is_name(row.get("file_name"))}
     tally = Tally()
-    captions: dict[Any, list[tuple[str, str]]] = defaultdict(list)
-    for number, row in enumerate(value["annotations"]):
+    captions: dict[int | str, list[tuple[str, str]]] = defaultdict(list)
+    for number, row in enumerate(annotations):
         text, picture = row.get("caption"), row.get("image_id")
         if not isinstance(text, str) or not text.strip():
             tally.add("without a caption", f"annotation {row.get('id', number)}")
-        elif picture not in names:
+        elif not _is_id(picture) or picture not in names:
             tally.add("of a picture that is not listed", f"annotation {row.get('id', number)}")
         else:
             captions[picture].append((str(row.get("id", number)), text.strip()))
@@ -54,6 +55,22 @@ def coco_world(file: Path, value: Any, images: str | Path | None = None) -> File
         for name, text in rows:
             records.append(Record(name, str(picture), (folder / names[picture], text, every)))
     return FileWorld(str(file), "pairs", records, _make, [sha256(file)], tally)
+
+
+def _rows(file: Path, value: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The list of objects under `key`."""
+    rows = value[key]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{file} is not a COCO file: {key} is not a list of objects")
+    return rows
+
+
+def _is_id(value: Any) -> TypeGuard[int | str]:
+    return isinstance(value, int | str)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _make(record: Record[_Item]) -> Sample:

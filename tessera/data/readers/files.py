@@ -130,14 +130,7 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: it cannot be read or is not JSON, with the place.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    return _parse(_read_text(path), path)
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -146,15 +139,24 @@ def read_json_lines(path: Path) -> list[Any]:
     Raises:
         DataError: as `read_json`.
     """
+    lines = enumerate(_read_text(path).split("\n"), start=1)
+    return [_parse(line, path, number) for number, line in lines if line.strip()]
+
+
+def _read_text(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path} cannot be read as UTF-8 text") from None
-    values = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                values.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path} is not valid JSON: line {number}, column {error.colno}") from None
-    return values
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _parse(text: str, path: Path, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise DataError(f"{path} is not valid JSON: line {line}, column {error.colno}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets nested thousands deep
+        raise DataError(f"{path} holds JSON that is too deep or has a number that is too long") from None

@@ -13,6 +13,8 @@ from tessera.data.sample import Image, Role, Sample, Text
 from tessera.errors import BadSample, DataError
 from tessera.files import sha256
 
+_Item = tuple[list[str], list[Any]]  # paths of the pictures, turns
+
 TAG = "<image>"
 ROLES: dict[str, Role] = {
     "human": "user",
@@ -23,7 +25,7 @@ ROLES: dict[str, Role] = {
 }
 
 
-def open_llava(path: str | Path, images: str | Path | None = None) -> FileWorld[Mapping[str, Any]]:
+def open_llava(path: str | Path, images: str | Path | None = None) -> FileWorld[_Item]:
     """A file of conversations. Picture paths are taken relative to `images`, by default the file's own
     folder.
 
@@ -34,34 +36,38 @@ def open_llava(path: str | Path, images: str | Path | None = None) -> FileWorld[
     return llava_world(file, read_json_lines(file) if file.suffix == ".jsonl" else read_json(file), images)
 
 
-def llava_world(file: Path, rows: Any, images: str | Path | None = None) -> FileWorld[Mapping[str, Any]]:
+def llava_world(file: Path, rows: Any, images: str | Path | None = None) -> FileWorld[_Item]:
     """As `open_llava`, from the value that the file holds."""
     folder = Path(images) if images else file.parent
     if not isinstance(rows, list):
         raise DataError(f"{file} is not a list of conversations")
     tally = Tally()
-    records: list[Record[Mapping[str, Any]]] = []
+    records: list[Record[_Item]] = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
             tally.add("without conversations", f"entry {number}")
             continue
         name = f"{row.get('id', number)}"
         shown = _names(row)
+        if shown is None:
+            tally.add("whose image is no path or list of paths", f"entry {number}")
+            continue
         # Conversations about one picture stay on one side of the split.
-        records.append(Record(name, shown[0] if shown else name, row))
+        records.append(Record(name, shown[0] if shown else name, (shown, row["conversations"])))
 
-    def make(record: Record[Mapping[str, Any]]) -> Sample:
-        shown = [folder / name for name in _names(record.item)]
-        segments = conversation(record.item["conversations"], [(str(place), place) for place in shown])
-        return Sample(segments, id=record.id)
+    def make(record: Record[_Item]) -> Sample:
+        names, turns = record.item
+        places = [folder / name for name in names]
+        return Sample(conversation(turns, [(str(place), place) for place in places]), id=record.id)
 
     return FileWorld(str(file), "conversations", records, make, [sha256(file)], tally)
 
 
-def _names(row: Mapping[str, Any]) -> list[str]:
+def _names(row: Mapping[str, Any]) -> list[str] | None:
+    """The paths of a row's pictures, or None where what stands there are no paths."""
     value = row.get("image", row.get("images")) or []
-    names = [value] if isinstance(value, str) else list(value)
-    return [str(name) for name in names]
+    names = [value] if isinstance(value, str) else value
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def conversation(turns: Sequence[Any], images: Sequence[tuple[str, Any]]) -> tuple[Text | Image, ...]:

@@ -47,7 +47,7 @@ class Members:
     def image(self, extension: str) -> Image:
         """A picture, not yet read."""
         member = self.shard.member(self.key, extension)
-        return Image(member.picture, key=str(member))
+        return Image(member, key=str(member))
 
     def text(self) -> str:
         """The member `.txt`."""

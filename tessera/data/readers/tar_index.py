@@ -33,7 +33,7 @@ class Member:
         """All of it."""
         return self._first(self.size)
 
-    def picture(self) -> PIL.Image:
+    def __call__(self) -> PIL.Image:
         """It as an RGB picture. Raises BadSample as `open_image` does."""
         return open_image(self._first(MAX_BYTES + 1), name=str(self))
 
@@ -123,4 +123,6 @@ def _scan(path: Path, size: int) -> Shard:
     with open(path, "rb") as file:
         file.seek(end)
         shard.cut = file.read(512) != bytes(512)
+    if shard.cut and not shard.members:
+        raise DataError(f"{path} is cut short in its first member; fetch it again")
     return shard
