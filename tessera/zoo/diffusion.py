@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from tessera.data.worlds.scenes.captions import Style, canonical_caption, caption
-from tessera.data.worlds.scenes.draw import draw
+from tessera.data.worlds.scenes.draw import draw, object_masks
 from tessera.data.worlds.scenes.graph import Scene, redrawn
 from tessera.evaluate.intervals import Estimate, proportion
 from tessera.evaluate.scene_match import matches
@@ -64,14 +64,15 @@ SCHEDULER = {
     "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing", "clip_sample": False,
 }  # fmt: skip
-POOL, VIEWS = 9_000, 1  # scenes, and drawings of each emoji
+POOL, VIEWS = 7_000, 1  # scenes, and drawings of each emoji
 COUNTS = (0.4, 0.3, 0.17, 0.13)  # chances of 1 to 4 objects: outlines are learned where there is little else
-REDRAWN = 6  # other drawings of a scene's things that a mean is taken over
+REDRAWN = 4  # other drawings of a scene's things that a mean is taken over
 OWN, MEAN = 0.45, 0.35  # chances of a picture's own tokens, and of that mean; else a blend of the two
 SCENES, EMOJI = 28, 4  # of each in a batch
-DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.10, 0.18, 0.05
+DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.15, 0.10, 0.05
 STYLE_CHANCES = {"canonical": 0.5, "short": 0.2, "dense": 0.15, "relational": 0.15}
-PURE_NOISE = 0.3  # share of pictures
+PURE_NOISE = 0.85, 0.3  # share of pictures, at first and from half of the steps on
+BACKGROUND = 0.1  # weight of a place that no object covers: grain, which nothing tells, is most of the error there
 ROUGHEST = 0.25  # noise on conditions reaches up to this share of their spread, of which pictures differ by half
 
 
@@ -105,7 +106,8 @@ class Conditions:
 class Cache:
     """Pictures as the painter sees them. Scenes come first, then named emoji.
 
-    latents half [n, 16, 16, 16]; tokens half [n, 16, 192]; means half [n, 16, 192], of other drawings of the same.
+    latents half [n, 16, 16, 16]; tokens half [n, 16, 192]; means half [n, 16, 192], of other drawings of the same;
+    weights half [n, 16, 16], how much each place counts.
     """
 
     scenes: list[Scene]
@@ -113,6 +115,7 @@ class Cache:
     latents: Tensor
     tokens: Tensor
     means: Tensor
+    weights: Tensor
 
 
 @torch.no_grad()
@@ -124,7 +127,19 @@ def build_cache(conditions: Conditions, painter: Painter, pool: ScenePool, views
     latents = torch.cat([painter.encode(to_tensor(part)).half() for part in parts])
     tokens = torch.cat([painter.image_condition(conditions.patches(part)).half() for part in parts])
     means = [_mean_tokens(conditions, painter, scene, (seed, i)) for i, scene in enumerate(pool.scenes)]
-    return Cache(pool.scenes, names, latents, tokens, torch.cat([torch.stack(means), tokens[pool.size :]]))
+    weights = torch.stack([_weights(scene) for scene in pool.scenes])
+    everywhere = torch.full((len(names), *weights.shape[1:]), float(weights.mean())).half()
+    return Cache(
+        pool.scenes, names, latents, tokens,
+        torch.cat([torch.stack(means), tokens[pool.size :]]), torch.cat([weights, everywhere]),
+    )  # fmt: skip
+
+
+def _weights(scene: Scene) -> Tensor:
+    """1 where an object covers a cell or touches its neighbour, less elsewhere, half [16, 16]."""
+    covered = torch.from_numpy(object_masks(scene).any(axis=0)).float()
+    near = nn.functional.max_pool2d(covered[None], kernel_size=8, stride=4, padding=2)[0]
+    return torch.lerp(torch.tensor(BACKGROUND), torch.tensor(1.0), near).half()
 
 
 def _mean_tokens(conditions: Conditions, painter: Painter, scene: Scene, seed: tuple[int, int]) -> Tensor:
@@ -179,6 +194,7 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
         return {
             "latents": cache.latents[chosen].float(),
             "image": _blend(cache.tokens[chosen].float(), cache.means[chosen].float(), rng),
+            "weights": cache.weights[chosen].float(),
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
             "no_image": torch.from_numpy((dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE)),
@@ -199,13 +215,16 @@ def _blend(tokens: Tensor, means: Tensor, rng: np.random.Generator) -> Tensor:
 def noise_levels(progress: float, size: int, rng: np.random.Generator) -> Tensor:
     """log(noise / signal) of `size` training pictures, float [size]; infinity is noise alone.
 
-    Brightness and places are spread over so many latents that they show through 20 times as much noise as signal:
-    below that the painter reads them off the noisy latents and learns nothing from its conditions. Hence the share
-    of pure noise, which is where sampling starts, and the high centre until outlines are all that is missing.
+    What conditions mean is learned many times faster from noise alone, where nothing else tells anything. Brightness
+    and places are spread over so many latents that they show through 20 times as much noise as signal: below that the
+    painter reads them off the noisy latents. Hence the large share of pure noise, where sampling starts too, and a
+    high centre of the rest until outlines are all that is missing.
     """
     centre = 2.5 - 2.0 * min(1.0, max(0.0, (progress - 0.3) / 0.4))
     levels = torch.from_numpy(rng.normal(centre, 1.5, size)).float()
-    return levels.masked_fill(torch.from_numpy(rng.random(size) < PURE_NOISE), torch.inf)
+    first, last = PURE_NOISE
+    share = first + (last - first) * min(1.0, max(0.0, (progress - 0.15) / 0.35))
+    return levels.masked_fill(torch.from_numpy(rng.random(size) < share), torch.inf)
 
 
 def _roughen(states: Tensor) -> Tensor:
@@ -221,7 +240,8 @@ def objective(painter: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[T
     image = torch.where(batch["no_image"][:, None, None], null_image, _roughen(batch["image"]))
     text = torch.where(batch["no_text"][:, None, None], null_text, _roughen(batch["text"]))
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    loss = painter.denoising_loss(batch["latents"], text, image, generator, batch["levels"])
+    weights = batch["weights"] / batch["weights"].mean()
+    loss = painter.denoising_loss(batch["latents"], text, image, generator, batch["levels"], weights)
     return {"denoising": loss}
 
 
@@ -297,7 +317,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=2500,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=2000,
     stage=stage, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip

@@ -120,20 +120,28 @@ class Painter(nn.Module):
         return self.unet(noisy, timesteps, (text, [image]), return_dict=False)[0]
 
     def denoising_loss(
-        self, latents: Tensor, text: Tensor, image: Tensor, generator: torch.Generator, levels: Tensor
+        self,
+        latents: Tensor,
+        text: Tensor,
+        image: Tensor,
+        generator: torch.Generator,
+        levels: Tensor,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """Squared error of the prediction, as (sum, number of values).
 
         Args:
             levels: log(noise / signal) of each picture, [B]; infinity is noise alone.
             generator: of the noise, which is drawn on its device.
-        """
+            weights: how much each place counts, [B, h, w], of mean 1; by default all alike.
+        """  # fmt: skip
         steps = self.timesteps_at(levels).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         noisy = self.scheduler.add_noise(latents, noise, steps)
         target = latents if self.scheduler.config.prediction_type == "sample" else noise
         error = self.predict(noisy, steps, text, image).float() - target.float()
-        return error.square().sum(), error.numel()
+        squares = error.square() if weights is None else error.square() * weights[:, None]
+        return squares.sum(), error.numel()
 
     def timesteps_at(self, levels: Tensor) -> Tensor:
         """The timesteps, int [B], whose log(noise / signal) is nearest above `levels`, float [B]."""
