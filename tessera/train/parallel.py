@@ -40,8 +40,9 @@ def open_accelerator(device: str) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run may have chosen another device
         PartialState._reset_state()
     timeout = timedelta(seconds=float(os.environ.get("TESSERA_TIMEOUT", 600)))
+    alone = device == "auto" and not torch.accelerator.is_available()
     return Accelerator(
-        cpu=device == "cpu",
+        cpu=device == "cpu" or alone,  # without this word Accelerate leaves each process on a CPU to itself
         mixed_precision="no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )

@@ -159,26 +159,31 @@ class DeadlyLoader(TinyLoader):
             yield batch
 
 
-def ranks(out: Path, recipe: Callable[[Trainer], Iterator[Stage]], world: int, **environment: str) -> list[int]:
-    """Exit codes of `world` processes that train `recipe` together."""
+def group(work: Callable[[], None], world: int, log: Path, **environment: str) -> list[int]:
+    """Exit codes of `world` processes that do `work` together; each writes to `log`-RANK.log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    pids = []
+    for rank in range(world):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+        texts = {key: str(value) for key, value in place.items()} | {
+            "MASTER_ADDR": "127.0.0.1",
+            "TESSERA_TIMEOUT": "60",
+        }
+        mine = log.with_name(f"{log.name}-{rank}.log")
+        pids.append(start(work, mine, **(texts if world > 1 else {}), **environment))
+    return [end(pid) for pid in pids]
+
+
+def ranks(out: Path, recipe: Callable[[Trainer], Iterator[Stage]], world: int, **environment: str) -> list[int]:
+    """Exit codes of `world` processes that train `recipe` together."""
 
     def work() -> None:
         trainer = Trainer(out, save_every=5, resume=True, device="cpu")
         trainer.run(recipe(trainer))
 
-    pids = []
-    for rank in range(world):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-        texts = {key: str(value) for key, value in group.items()} | {
-            "MASTER_ADDR": "127.0.0.1",
-            "TESSERA_TIMEOUT": "60",
-        }
-        log = out.parent / f"{out.name}-{rank}.log"
-        pids.append(start(work, log, **(texts if world > 1 else {}), **environment))
-    return [end(pid) for pid in pids]
+    return group(work, world, out, **environment)
 
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
