@@ -29,6 +29,7 @@ from tessera.papers.registry import TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
 from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_report import write_report
+from tessera.papers.vl_gpt_study import reproduce
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
@@ -344,8 +345,8 @@ class VLGPT:
         return folder
 
     def reproduce(self, seeds: int, out: Path) -> dict[str, Any]:
-        """The study of the paper's ablation; it is not written yet, which is said in one sentence."""
-        raise UserError("the study of vl-gpt is not written yet; `tessera evaluate` scores a trained model")
+        """The study of the paper's ablation and of its unification, at mini size."""
+        return reproduce(Run, MINI, seeds, out)
 
 
 def show(run: Run, event: Event) -> None:

@@ -127,10 +127,10 @@ def _finished(study: Study, arm: Arm, seed: int, folder: Path) -> _Cell | None:
 def _result(study: Study, seeds: list[int], cells: Mapping[str, list[_Cell]]) -> dict[str, Any]:
     every = [cell for row in cells.values() for cell in row]
     outcomes = {name: [cell.outcome for cell in row] for name, row in cells.items()}
-    claims = [
-        compare(claim, outcomes[claim.arm], outcomes[claim.against] if isinstance(claim.against, str) else claim.against)
-        for claim in study.claims
-    ]
+    claims = []
+    for claim in study.claims:
+        theirs = outcomes[claim.against] if isinstance(claim.against, str) else claim.against
+        claims.append(compare(claim, outcomes[claim.arm], theirs))
     commits = list(dict.fromkeys(cell.commit for cell in every))
     return {
         "version": _VERSION,
