@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import defaultdict
@@ -16,11 +17,15 @@ from tessera.assistant import Assistant
 from tessera.data.sample import Image, Sample, Segment, Text
 from tessera.data.source import World
 from tessera.data.worlds import open_world
-from tessera.errors import UserError
+from tessera.data.worlds.base import EMBEDDED
+from tessera.data.worlds.emoji_font import find_font
+from tessera.errors import BadSample, UserError
+from tessera.evaluate.emoji_suite import NAMES, RECALL, EmojiResult, evaluate_emoji, spread
 from tessera.evaluate.intervals import Estimate
 from tessera.evaluate.scenes_suite import FRECHET, FRECHET_FLOOR, SuiteResult
 from tessera.study.machine import describe_machine, versions
 from tessera.study.report import (
+    Album,
     Answered,
     Captioned,
     Curve,
@@ -49,24 +54,32 @@ NO_SHARES = ("CIDEr-D", FRECHET, FRECHET_FLOOR)  # scores that are not shown in 
 ABOUT = {
     FRECHET: "On features of mini/clip; lower is better. Few pictures make every such distance larger: compare it with"
     " the next line, taken on as many, and not with distances from elsewhere.",
+    RECALL: f"Held-out base emoji. Of {NAMES} held-out names those come first whose likelihood as the model's caption"
+    " the picture raises most above their average over all pictures shown.",
 }
+EMOJI = (
+    "Pictures that people drew for a font, with the names that people gave them. No variant of these (skin tone,"
+    " gender, direction) was in training."
+)
 ABOVE_MAJORITY = 0.15  # every type of question should beat its majority answer by so much
 
 
 def write_report(assistant: Assistant, folder: Path, command: str, worlds: Sequence[World], size: int = 200) -> Path:
     """Evaluate, and write `report.json` with its pictures into the run's `folder`."""
     result = scenes(assistant, size)
-    scores = list(_scores(result.scores))
+    emoji = evaluate_emoji(assistant, size) if any(world.name == "emoji" for world in worlds) else None
+    scores = list(_scores(result.scores | (emoji.scores if emoji else {})))
     report = Report(
         title="VL-GPT, trained here",
-        summary="One causal transformer over words and pictures. Everything below is of combinations of colour, shape"
-        " and place that training never showed.",
+        summary="One causal transformer over words and pictures. Everything below is held out: its scenes are"
+        " combinations of colour, shape and place that training never showed.",
         command=command,
         scores=tuple(scores),
         reconstructions=tuple(_reconstructions(result, folder)),
-        captions=tuple(_captions(assistant, result, folder, worlds)),
+        captions=tuple(_captions(result, folder)),
         answers=tuple(_answers(result, folder)),
-        drawings=tuple(_drawings(assistant, result, folder, worlds)),
+        drawings=tuple(_drawings(result, folder)),
+        albums=(*_emoji_album(emoji, folder), *_own_albums(assistant, worlds, folder)),
         pages=tuple(_pages(assistant, folder, "story")),
         in_context=tuple(_pages(assistant, folder, "examples")),
         curves=tuple(_curves(folder)),
@@ -79,15 +92,16 @@ def write_report(assistant: Assistant, folder: Path, command: str, worlds: Seque
 
 def _scores(scores: dict[str, Estimate]):
     for name, one in scores.items():
-        if name.endswith(": majority answer"):
+        if name.endswith((": majority answer", ": chance")):
             continue
         majority = scores.get(f"{name}: majority answer")
+        chance = majority or scores.get(f"{name}: chance")
         floor = FLOORS.get(name)
         if floor is None and majority is not None:
             floor = majority.value + ABOVE_MAJORITY
         yield Score(
             name=name, value=one.value, low=one.low, high=one.high, n=one.n, floor=floor,
-            chance=None if majority is None else majority.value, headline=name in FLOORS,
+            chance=None if chance is None else chance.value, headline=name in FLOORS,
             percent=not name.endswith(NO_SHARES), higher_is_better=name not in (FRECHET, FRECHET_FLOOR),
             about=ABOUT.get(name, ""),
         )  # fmt: skip
@@ -104,24 +118,9 @@ def _reconstructions(result: SuiteResult, folder: Path):
         )
 
 
-def _captions(assistant: Assistant, result: SuiteResult, folder: Path, worlds: Sequence[World]):
+def _captions(result: SuiteResult, folder: Path):
     for row in result.captions[:SHOWN]:
         yield Captioned(picture=_keep(folder, row["picture"]), truth=row["truth"], said=row["said"], right=row["right"])
-    for sample in _others(worlds):
-        picture = sample.images[0].pil()
-        said = assistant.caption([picture])[0]
-        yield Captioned(picture=_keep(folder, picture.resize((64, 64))), truth=sample.text, said=said)
-
-
-def _others(worlds: Sequence[World]) -> list[Sample]:
-    """The first held-out pairs of each world but the scenes."""
-    found = []
-    for world in worlds:
-        if world.name != "scenes" and "pairs" in world.tasks:
-            source = world.source("pairs", "heldout")
-            step = max(1, len(source) // SHOWN)
-            found += [source[index] for index in range(0, min(len(source), step * SHOWN), step)]
-    return found
 
 
 def _answers(result: SuiteResult, folder: Path):
@@ -132,17 +131,62 @@ def _answers(result: SuiteResult, folder: Path):
         )  # fmt: skip
 
 
-def _drawings(assistant: Assistant, result: SuiteResult, folder: Path, worlds: Sequence[World]):
+def _drawings(result: SuiteResult, folder: Path):
     half = len(result.drawings) // 2
     for row in result.drawings[:SHOWN] + result.drawings[half : half + SHOWN]:
         yield Drawn(
             prompt=row["prompt"], picture=_keep(folder, row["picture"]), right=row["right"],
             verdict=f"the reader sees {row['read']}",
         )  # fmt: skip
-    prompts = [sample.text for sample in _others(worlds)]
-    if prompts:
-        for prompt, picture in zip(prompts, assistant.draw(prompts), strict=True):
-            yield Drawn(prompt=prompt, picture=_keep(folder, picture))
+
+
+def _emoji_album(found: EmojiResult | None, folder: Path):
+    """Held-out emoji; or, where this machine has none, how to get them."""
+    if found is not None:
+        said = (
+            Captioned(picture=_keep(folder, row["picture"]), truth=row["truth"], said=row["said"])
+            for row in found.captions
+        )
+        drawn = (Drawn(prompt=row["prompt"], picture=_keep(folder, row["picture"])) for row in found.drawings)
+        yield Album(title="Emoji it never met", about=EMOJI, captions=tuple(said), drawings=tuple(drawn))
+        return
+    try:
+        find_font()
+    except UserError as error:
+        yield Album(title="Emoji", about=f"They took no part: {error}.")
+
+
+def _own_albums(assistant: Assistant, worlds: Sequence[World], folder: Path):
+    """Held-out pairs of the user's own data."""
+    for world in worlds:
+        samples = [] if world.name in EMBEDDED or "pairs" not in world.tasks else _readable(assistant, world)
+        if not samples:
+            continue
+        pictures: list[Any] = [sample.images[0].pil() for sample in samples]
+        texts = [sample.text for sample in samples]
+        said = (
+            Captioned(picture=_keep(folder, picture.resize((64, 64))), truth=text, said=caption)
+            for picture, text, caption in zip(pictures, texts, assistant.caption(pictures), strict=True)
+        )
+        drawn = (
+            Drawn(prompt=text, picture=_keep(folder, picture))
+            for text, picture in zip(texts, assistant.draw(texts), strict=True)
+        )
+        yield Album(
+            title=Path(world.name).name, about=f"Held out of {world.name}.", captions=tuple(said), drawings=tuple(drawn)
+        )
+
+
+def _readable(assistant: Assistant, world: World) -> list[Sample]:
+    """Some held-out pairs, of those that can be read."""
+    source, found = world.source("pairs", "heldout"), []
+    for index in spread(SHOWN, len(source)):
+        with contextlib.suppress(BadSample):
+            sample = source[index]
+            assistant.draw_prompt(sample.text)  # raises where it is too long
+            sample.images[0].pil()
+            found.append(sample)
+    return found
 
 
 def _pages(assistant: Assistant, folder: Path, kind: str, count: int = 2):
