@@ -10,6 +10,7 @@ word by cross-entropy, a vector by mean squared error. Three stages:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 from tessera.assistant import Assistant
 from tessera.data.sequence import CLOSE, OPEN, PLACE
 from tessera.data.source import World
-from tessera.data.worlds import open_world
+from tessera.data.worlds import open_world, world_names
+from tessera.data.worlds.emoji_font import find_font
 from tessera.errors import UserError
 from tessera.models.vlgpt.adapters import add_adapters, has_adapters, merge_adapters
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
@@ -277,8 +279,8 @@ class Run:
 def worlds(data: Sequence[str]) -> list[tuple[World, float]]:
     """Worlds with their shares. One's own data, alone, get half; the embedded worlds keep the rest, so that the model
     goes on answering and drawing what its own data do not ask for."""
-    embedded = [("scenes", 0.85), ("emoji", 0.15)]
-    own = [name for name in data if name not in dict(embedded)]
+    embedded = _embedded()
+    own = [name for name in data if name not in world_names()]
     if not data:
         return [(open_world(name), share) for name, share in embedded]
     if len(own) < len(data):
@@ -286,6 +288,18 @@ def worlds(data: Sequence[str]) -> list[tuple[World, float]]:
     return [(open_world(name), 0.5 / len(own)) for name in own] + [
         (open_world(name), 0.5 * share) for name, share in embedded
     ]
+
+
+def _embedded() -> list[tuple[str, float]]:
+    """The embedded worlds with their shares; the emoji where this machine has a font of them (the report says where it
+    has not)."""
+    try:
+        find_font()
+    except UserError:
+        if os.environ.get("TESSERA_EMOJI_FONT"):  # named by the user, and not there
+            raise
+        return [("scenes", 1.0)]
+    return [("scenes", 0.85), ("emoji", 0.15)]
 
 
 @paper("vl-gpt")

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image as PIL
 
 from tessera.data.sample import Sample, pair
-from tessera.errors import BadSample
+from tessera.errors import BadSample, UserError
 from tessera.evaluate.emoji_suite import CHANCE, RECALL, EmojiResult
 from tessera.evaluate.intervals import Estimate, exact_binomial
 from tessera.evaluate.scenes_suite import FRECHET, FRECHET_FLOOR
+from tessera.papers.vl_gpt import worlds
 from tessera.papers.vl_gpt_report import _emoji_album, _own_albums, _scores
 
 
@@ -83,3 +84,16 @@ def test_one_s_own_held_out_pictures_get_an_album_without_those_that_cannot_be_r
     assert album.title == "mine"
     assert [(one.truth, one.said) for one in album.captions] == [("number 0", "20 wide"), ("number 2", "22 wide")]
     assert [one.prompt for one in album.drawings] == ["number 0", "number 2"]
+
+
+def test_without_a_font_the_scenes_are_trained_on_alone_and_emoji_that_are_asked_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TESSERA_EMOJI_FONT", raising=False)
+    monkeypatch.setattr("tessera.data.worlds.emoji_font.FONTS", ())
+    assert [(world.name, share) for world, share in worlds([])] == [("scenes", 1.0)]
+    with pytest.raises(UserError, match="no colour emoji font"):
+        worlds(["scenes", "emoji"])
+    monkeypatch.setenv("TESSERA_EMOJI_FONT", "/no/such.ttf")
+    with pytest.raises(UserError, match=r"/no/such\.ttf"):
+        worlds([])
