@@ -21,14 +21,16 @@ from transformers import PreTrainedTokenizerFast
 from tessera.data.images import Pixels
 from tessera.data.quality import check_text
 from tessera.data.sample import Image, Sample, Segment, Text
+from tessera.data.sequence import CLOSE, OPEN, PLACE, SequenceBuilder
 from tessera.data.sequence import Sequence as Tokens
-from tessera.data.sequence import SequenceBuilder
 from tessera.data.tasks import CAPTION_REQUESTS, DRAW_ANSWERS, DRAW_REQUESTS
 from tessera.errors import CheckpointError, UserError
 from tessera.files import atomic_folder, write_json
 from tessera.generate.interleaved import Images, generate
 from tessera.generate.reply import Prompt, Reply, Words
 from tessera.models.diffusion.painter import Painter
+from tessera.models.vlgpt.configuration import VLGPTConfig
+from tessera.models.vlgpt.folder import check_folder
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.zoo.foundation import read_part, read_tokenizer
 from tessera.zoo.parts import quiet
@@ -184,7 +186,7 @@ class Assistant:
             self.model.save_pretrained(aside)
             self.tokenizer.save_pretrained(aside)
             self.painter.save_pretrained(aside / "painter")
-            write_json(aside / CARD, {"format": FORMAT, "model": "vl-gpt", "image_size": self.pixels.size})
+            write_json(aside / CARD, {"format": FORMAT, "model": "vl-gpt"})
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | None = None) -> Assistant:
@@ -194,25 +196,45 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
         device: by default "cuda" where PyTorch has it, else "cpu".
 
     Raises:
-        CheckpointError: no such folder, a format of another version, or a damaged part.
+        CheckpointError: no such folder, a format of another version, a configuration with an unknown key or a wrong
+            value, or a part that is damaged, pickled or does not fit.
     """
     folder = Path(folder)
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} is no model folder of Tessera (it has no readable {CARD}); give the folder that"
-            " `tessera train` named at its end"
-        ) from error
-    if card.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
+    _check_card(folder)
     with quiet():
-        model = read_part(VLGPTForConditionalGeneration, folder, dtype)
+        config = check_folder(folder)
+        model = read_part(VLGPTForConditionalGeneration, folder, dtype, config=config)
         tokenizer = read_tokenizer(folder)
+        _check_tokenizer(tokenizer, config, folder)
         painter = Painter.from_pretrained(folder / "painter", dtype)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.nn.Module.to(model, place)  # as model.to, whose own types a checker cannot follow
-    return Assistant(model.eval(), tokenizer, Pixels(card["image_size"]), painter.to(place))
+    return Assistant(model.eval(), tokenizer, Pixels(config.vision_config.image_size), painter.to(place))
+
+
+def _check_card(folder: Path) -> None:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = None
+    if not isinstance(card, dict):
+        raise CheckpointError(
+            f"{folder} is no model folder of Tessera (it has no readable {CARD}); give the folder that"
+            " `tessera train` named at its end"
+        )
+    if card.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: VLGPTConfig, folder: Path) -> None:
+    vocabulary = tokenizer.get_vocab()
+    ids = {OPEN: config.image_start_id, CLOSE: config.image_end_id, PLACE: config.image_placeholder_id}
+    for token, number in ids.items():
+        if vocabulary.get(token) != number:
+            raise CheckpointError(
+                f"the tokenizer in {folder} is not that of its model: {token} has number {vocabulary.get(token)} there"
+                f" and {number} in config.json"
+            )
 
 
 def _read_only(segment: Segment) -> Segment:

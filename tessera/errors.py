@@ -30,6 +30,11 @@ class TrainingStopped(TesseraError):
     """Training ended before its last step for a stated reason: a loss that is not a number, no label in a batch."""
 
 
+def reason(error: BaseException) -> str:
+    """What a library's error says, on one line, or its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The tail of an 'unknown name' sentence: the closest choice, or the list of all where none is close."""
     known = sorted(choices)

@@ -23,13 +23,14 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 from tessera.errors import UserError, nearest
 
 _Options = TypeVar("_Options")
+LARGEST = 2**63 - 1  # of a bounded whole number: what a random generator takes as its seed
 _KINDS = {int: "a whole number", float: "a number", Path: "a path", str: "text"}
 
 
-def option(text: str, default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
-    """A field that is given as `--name VALUE`; without a default it must be given."""
+def option(text: str, default: Any = dataclasses.MISSING, *, least: int | None = None) -> Any:
+    """A field that is given as `--name VALUE`; without a default it must be given. A number is at least `least`."""
     factory = {"default_factory": dict} if default == {} else {"default": default}
-    return dataclasses.field(**factory, metadata={"help": text, "metavar": metavar}, kw_only=True)
+    return dataclasses.field(**factory, metadata={"help": text, "least": least}, kw_only=True)
 
 
 def argument(text: str, default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
@@ -43,12 +44,17 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {what}; see `{self.prog} --help`")
 
 
-def _converter(kind: type, flag: str) -> Any:
+def _converter(kind: type, flag: str, least: int | None) -> Any:
+    bound = "" if least is None else f" of {least} or more"
+
     def convert(text: str) -> Any:
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
-            raise UserError(f"{flag} takes {_KINDS[kind]}, not {text!r}") from None
+            value = None
+        if value is None or (least is not None and not least <= value <= LARGEST):
+            raise UserError(f"{flag} takes {_KINDS[kind]}{bound}, not {text!r}")
+        return value
 
     return convert
 
@@ -69,20 +75,20 @@ def _key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _shape(hint: Any, flag: str) -> dict[str, Any]:
+def _shape(hint: Any, flag: str, least: int | None = None) -> dict[str, Any]:
     """What argparse needs to know of a field's type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _shape(next(one for one in inner if one is not type(None)), flag)
+        return _shape(next(one for one in inner if one is not type(None)), flag, least)
     if origin is Literal:
         return {"type": _chooser(inner, flag), "metavar": "|".join(inner)}
     if origin is tuple:
-        return {**_shape(inner[0], flag), "nargs": "*"}
+        return {**_shape(inner[0], flag), "nargs": "+"}
     if origin is dict:
-        return {"type": _key_value, "nargs": "*", "metavar": "KEY=VALUE"}
+        return {"type": _key_value, "nargs": "+", "metavar": "KEY=VALUE"}
     if hint is bool:
         return {"action": "store_true"}
-    return {"type": _converter(hint, flag), "metavar": hint.__name__.upper()}
+    return {"type": _converter(hint, flag, least), "metavar": hint.__name__.upper()}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -93,7 +99,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
     positional = field.metadata.get("positional", False)
     flag = field.name.upper() if positional else "--" + field.name.replace("_", "-")
-    shape = _shape(hint, flag)
+    shape = _shape(hint, flag, field.metadata.get("least"))
     if field.metadata.get("metavar"):
         shape["metavar"] = field.metadata["metavar"]
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -101,8 +107,6 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     text = field.metadata["help"]
     if not positional and not required and field.default not in (None, False, (), dataclasses.MISSING):
         text += f" (default {field.default})"
-    if shape.get("nargs") == "*" and required:
-        shape["nargs"] = "+"
     if positional:
         shape["metavar"] = shape.get("metavar") if field.metadata.get("metavar") else flag
         if not required and "nargs" not in shape:

@@ -7,6 +7,7 @@ Modules of commands, and through them the heavy libraries, are imported when the
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ COMMANDS = {
     "worlds export": ("stock:WorldsExport", "write a world as WebDataset shards"),
     "doctor": ("doctor:Doctor", "what this machine can run"),
 }
+# Errors of the system that the user can cure, and no bug of ours: what is in the way, full, or not permitted.
+OUTSIDE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.EIO,
+)  # fmt: skip
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
@@ -103,3 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, say `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        place = error.filename or "a file"
+        print(f"tessera: {place} cannot be used: {error.strerror}; choose another path, or free it", file=sys.stderr)
+        return 2

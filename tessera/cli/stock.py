@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_table
 from tessera.errors import UserError
+from tessera.files import atomic_file
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -41,8 +42,8 @@ class ZooBuild:
 
     names: tuple[str, ...] = argument("clip, lm, autoencoder, diffusion", metavar="NAME")
     out: Path = option("folder for the runs and the parts", Path("runs/zoo"))
-    seed: int = option("of every random draw", 0)
-    steps: int | None = option("length of the training (default: the recipe's)", None)
+    seed: int = option("of every random draw", 0, least=0)
+    steps: int | None = option("length of the training (default: the recipe's)", None, least=1)
     resume: bool = option("go on where a run in --out was left", False)
 
     def run(self) -> None:
@@ -94,21 +95,21 @@ class WorldsShow:
     name: str = argument("scenes, emoji, or a path of your files")
     task: str = option("pairs, questions, edits, pages, …", "pairs")
     split: Literal["train", "heldout"] = option("which part of the world", "train")
-    count: int = option("how many samples", 8)
+    count: int = option("how many samples", 8, least=1)
     out: Path = option("the sheet", Path("world.png"))
 
     def run(self) -> None:
         from tessera.data.worlds.base import open_world
 
         source = open_world(self.name).source(self.task, self.split)
-        step = max(1, len(source) // max(1, self.count))
+        step = max(1, len(source) // self.count)
         samples = [source[index] for index in islice(range(0, len(source), step), self.count)]
         for sample in samples:
             print(f"{sample.id}: {sample.text}")
         pictures = [image.pil() for sample in samples for image in sample.images]
         if pictures:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            sheet(pictures).save(self.out, format="PNG")
+            with atomic_file(self.out) as aside:
+                sheet(pictures).save(aside, format="PNG")
             print(f"pictures: {self.out}")
 
 
@@ -133,15 +134,13 @@ class WorldsExport:
     out: Path = option("folder for the shards")
     task: str = option("pairs, questions, edits, pages, …", "pairs")
     split: Literal["train", "heldout"] = option("which part of the world", "train")
-    count: int | None = option("how many samples (default: all)", None)
-    shard: int = option("samples in a shard", 1000)
+    count: int | None = option("how many samples (default: all)", None, least=1)
+    shard: int = option("samples in a shard", 1000, least=1)
 
     def run(self) -> None:
         from tessera.data.worlds.base import open_world
         from tessera.data.worlds.export import write_shards
 
-        if self.shard < 1:
-            raise UserError(f"--shard {self.shard} holds nothing; give 1 or more")
         source = open_world(self.name).source(self.task, self.split)
         shards, written, skipped = write_shards(source, self.out, count=self.count, size=self.shard)
         print(f"{written} samples in {shards} shards: {self.out}" + (f"; {skipped} skipped" if skipped else ""))

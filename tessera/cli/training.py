@@ -9,7 +9,6 @@ from typing import Literal
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import print_json
-from tessera.errors import UserError
 from tessera.papers.registry import TrainOptions, get
 
 
@@ -24,19 +23,17 @@ class Train:
         (),
     )
     out: Path | None = option("folder for the run (default runs/SLUG)", None)
-    steps: int | None = option("length of the whole training (default: the paper's)", None)
-    seed: int = option("of every random draw", 0)
+    steps: int | None = option("length of the whole training (default: the paper's)", None, least=1)
+    seed: int = option("of every random draw", 0, least=0)
     resume: bool = option("go on where the run in --out was left; start where there is none", False)
     allow_other_data: bool = option("with --resume: go on although the data have changed", False)
     size: Literal["mini", "published"] = option("mini parts that ship, or the paper's own", "mini")
     parts: dict[str, str] = option("published checkpoints by role, as in language=/models/llama-7b", {})
     set: dict[str, str] = option("fields of the recipe, as in align.batch=256 (see docs/training.md)", {})
     precision: Literal["auto", "bf16", "fp32"] = option("auto: bf16 where the hardware is fast at it", "auto")
-    workers: int | None = option("processes that prepare data (default: by the cores)", None)
+    workers: int | None = option("threads that read pictures ahead (default: none)", None, least=0)
 
     def run(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"--steps {self.steps} is no training; give 1 or more")
         options = TrainOptions(
             out=self.out or Path("runs") / self.slug,
             data=self.data,
@@ -65,13 +62,11 @@ class Reproduce:
     """Arms by seeds at equal budget, paired differences with 95 % intervals, and a verdict."""
 
     slug: str = argument("the short name that `tessera papers` lists")
-    seeds: int = option("how many seeds each arm is trained with", 3)
+    seeds: int = option("how many seeds each arm is trained with; one gives no interval", 3, least=2)
     out: Path | None = option("the result file (default results/SLUG.json)", None)
     json: bool = option("print the result as JSON", False)
 
     def run(self) -> None:
-        if self.seeds < 2:
-            raise UserError(f"--seeds {self.seeds} gives no interval; give 2 or more")
         out = self.out or Path("results") / f"{self.slug}.json"
         result = get(self.slug).reproduce(seeds=self.seeds, out=out)
         if self.json:

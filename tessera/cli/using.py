@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_table
-from tessera.errors import UserError, nearest
+from tessera.errors import BadSample, UserError, nearest
+from tessera.files import atomic_file, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,15 +35,22 @@ def _pictures(paths: tuple[Path, ...]) -> list[Image]:
     return [open_image(path) for path in paths]
 
 
+def _words(texts: tuple[str, ...], what: str) -> list[str]:
+    """`texts`, looked at before a model is loaded, for the same reason."""
+    from tessera.data.quality import check_text
+
+    for place, text in enumerate(texts, start=1):
+        try:
+            check_text(text)
+        except BadSample as error:
+            raise UserError(f"{what} {place}: {error}") from None
+    return list(texts)
+
+
 def _save(image: Image, path: Path) -> None:
     """Write a PNG that is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.writing")
-    try:
+    with atomic_file(path) as aside:
         image.save(aside, format="PNG")
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @dataclass
@@ -76,7 +84,8 @@ class Ask:
 
     def run(self) -> None:
         pictures = _pictures((self.image,)) * len(self.questions)
-        answers = _load(self.model).answer(pictures, list(self.questions))
+        questions = _words(self.questions, "question")
+        answers = _load(self.model).answer(pictures, questions)
         rows = [{"question": ask, "answer": said} for ask, said in zip(self.questions, answers, strict=True)]
         if self.json:
             print_json(rows)
@@ -93,17 +102,16 @@ class Draw:
     texts: tuple[str, ...] = argument("what to draw, in quotes", metavar="TEXT")
     model: Path = option(_MODEL)
     out: Path = option("folder for the drawings", Path("drawings"))
-    count: int = option("drawings of each text, from one seed after the other", 1)
-    seed: int = option("of the noise that the first drawing starts from", 0)
+    count: int = option("drawings of each text, from one seed after the other", 1, least=1)
+    seed: int = option("of the noise that the first drawing starts from", 0, least=0)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
-        if self.count < 1:
-            raise UserError(f"--count {self.count} draws nothing; give 1 or more")
-        assistant, rows = _load(self.model), []
+        texts, rows = _words(self.texts, "text"), []
+        assistant = _load(self.model)
         for seed in range(self.seed, self.seed + self.count):
-            images = assistant.draw(list(self.texts), seed=seed)
-            for place, (text, image) in enumerate(zip(self.texts, images, strict=True)):
+            images = assistant.draw(texts, seed=seed)
+            for place, (text, image) in enumerate(zip(texts, images, strict=True)):
                 path = self.out / f"{place:03d}-{seed}.png"
                 _save(image, path)
                 rows.append({"text": text, "seed": seed, "image": str(path)})
@@ -152,7 +160,12 @@ def _turns() -> Iterator[tuple[list[Image], str]]:
         if line in ("/quit", "/exit"):
             return
         if line.startswith("/image "):
-            pictures += _pictures((Path(line.removeprefix("/image ").strip()),))
+            try:
+                pictures += _pictures((Path(line.removeprefix("/image ").strip()),))
+            except BadSample as error:
+                if not prompt:  # a script is told by the exit code
+                    raise
+                print(f"tessera: {error}", file=sys.stderr)
         elif line:
             yield pictures, line
             pictures = []
@@ -168,7 +181,7 @@ class Embed:
     out: Path | None = option("write the vectors [N, D] there as `embeddings` of a safetensors file", None)
 
     def run(self) -> None:
-        inputs = list(self.inputs) if self.text else _pictures(tuple(Path(name) for name in self.inputs))
+        inputs = _words(self.inputs, "text") if self.text else _pictures(tuple(Path(name) for name in self.inputs))
         vectors = _load(self.model).embed(inputs)
         if self.out is None:
             pairs = zip(self.inputs, vectors.tolist(), strict=True)
@@ -176,8 +189,8 @@ class Embed:
             return
         from safetensors.numpy import save_file
 
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": vectors}, self.out)
+        with atomic_file(self.out) as aside:
+            save_file({"embeddings": vectors}, aside)
         print(f"{len(vectors)} vectors of {vectors.shape[1]}: {self.out}")
 
 
@@ -187,13 +200,11 @@ class Evaluate:
 
     model: Path = option(_MODEL)
     suite: str = option("which scores: " + ", ".join(SUITES), "scenes")
-    size: int = option("pictures of the suite's first part; the others are in proportion", 200)
+    size: int = option("pictures of the suite's first part; the others are in proportion", 200, least=1)
     out: Path | None = option("also write the result there as JSON", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
-        from tessera.files import write_json
-
         if self.suite not in SUITES:
             raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
         module, _, function = SUITES[self.suite].partition(":")

@@ -25,10 +25,11 @@ from transformers import (
 from tessera.data.images import Pixels
 from tessera.data.sample import Image
 from tessera.data.sequence import CLOSE, OPEN, PLACE
-from tessera.errors import CheckpointError, UserError, nearest
+from tessera.errors import CheckpointError, UserError, nearest, reason
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.diffusion.painter import Painter
 from tessera.models.diffusion.published import load_published
+from tessera.models.weights import shapes_in, weight_files
 from tessera.zoo.parts import load_tokenizer, locate
 
 PUBLISHED = ("language", "vision", "painter", "adapter", "image_encoder")
@@ -175,12 +176,17 @@ def read_part(kind: type[Model], folder: str | Path, dtype: torch.dtype, **optio
         CheckpointError: the folder is absent, damaged, pickled, or of another model; what transformers would make up
             for a missing weight is never taken.
     """
+    local = Path(folder)
+    if local.is_dir():
+        for file in weight_files(local):
+            shapes_in(file)
     try:
         loaded: Any = kind.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:  # the libraries raise many kinds, down to the bare class, for a file that is cut short
-        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {_first(error)}") from error
+        fetch = "" if local.is_dir() else f"; give a folder on this machine, or fetch it with `hf download {folder}`"
+        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {reason(error)}{fetch}") from error
     model, report = loaded
     absent = sorted(report["missing_keys"]) + [str(one[0]) for one in report["mismatched_keys"]]
     if absent:
@@ -199,11 +205,7 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     try:
         return load_tokenizer(folder)
     except Exception as error:  # as above
-        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {_first(error)}") from error
-
-
-def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
 
 
 def _pixels(encoder: PreTrainedModel) -> Pixels:

@@ -62,7 +62,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a part, shipped or in a folder."""
     from transformers import AutoTokenizer
 
-    return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(locate(str(name))))
+    return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(locate(str(name)), trust_remote_code=False))
 
 
 def card(name: str) -> dict[str, Any]:

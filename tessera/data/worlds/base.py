@@ -45,4 +45,4 @@ def open_world(name_or_path: str | Path) -> World:
         from tessera.data.readers import open_reader  # only now: a reader may need optional packages
 
         return open_reader(name_or_path)
-    raise UserError(f"There is no world or file called {text!r}{nearest(text, EMBEDDED)}.")
+    raise UserError(f"there is no world or file called {text!r}{nearest(text, EMBEDDED)}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tessera.errors import CheckpointError, UserError
+from tessera.errors import CheckpointError, UserError, reason
 from tessera.files import atomic_folder, write_json
 from tessera.models.diffusion import adapter
 from tessera.models.diffusion.positions import patch_code, sine_grid
@@ -248,7 +249,10 @@ class Painter(nn.Module):
             constants = {name: stored[name].to(dtype) for name in CONSTANTS}
         except (SafetensorError, OSError, KeyError) as error:
             raise CheckpointError(f"{path / CONSTANTS_FILE} is missing or damaged: {error}") from error
-        return cls(unet, vae, scheduler, projection, **constants).eval()
+        try:
+            return cls(unet, vae, scheduler, projection, **constants).eval()
+        except RuntimeError as error:
+            raise CheckpointError(f"{path / CONSTANTS_FILE} does not fit its painter: {reason(error)}") from error
 
 
 def save_autoencoder(vae: AutoencoderTiny | AutoencoderKL, folder: Path) -> None:
@@ -281,12 +285,23 @@ def load_parts(
         kind = AutoencoderKL.load_config(path / "vae")["_class_name"]
         autoencoder = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind]
         options = {"use_safetensors": True, "torch_dtype": dtype, "local_files_only": True}
-        unet = UNet2DConditionModel.from_pretrained(path / "unet", **options)
-        vae = autoencoder.from_pretrained(path / "vae", **options)
+        unet = _whole(UNet2DConditionModel, path / "unet", options)
+        vae = _whole(autoencoder, path / "vae", options)
         scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
     except KeyError as error:
         raise CheckpointError(f"{path / 'vae'} is an autoencoder of an unknown kind: {error}") from error
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be loaded as a diffusion model in safetensors: {reason}") from error
+        raise CheckpointError(
+            f"{path} cannot be loaded as a diffusion model in safetensors: {reason(error)}"
+        ) from error
     return unet, vae, scheduler
+
+
+def _whole(kind: type[Any], folder: Path, options: dict[str, Any]) -> Any:
+    """A model of diffusers with every weight from its folder: it would make up what is missing."""
+    model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{folder} does not hold a {kind.__name__}: {len(missing)} of its weights are missing, such as {missing[0]}"
+        )
+    return model

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
 
-from tessera.errors import CheckpointError
+from tessera.errors import CheckpointError, reason
 from tessera.models.diffusion import adapter
 from tessera.models.diffusion.painter import Painter, load_parts
 
@@ -82,7 +82,7 @@ def _empty_prompt(folder: Path, dtype: torch.dtype) -> torch.Tensor:
             folder / "text_encoder", use_safetensors=True, dtype=dtype, local_files_only=True
         )
     except Exception as error:  # a damaged vocabulary raises the bare class
-        raise CheckpointError(f"{folder} has no usable tokenizer/ and text_encoder/: {_first(error)}") from error
+        raise CheckpointError(f"{folder} has no usable tokenizer/ and text_encoder/: {reason(error)}") from error
     length = encoder.config.max_position_embeddings
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return encoder(tokens.input_ids).last_hidden_state[0]
@@ -96,11 +96,7 @@ def _zero_picture(encoder: Path, dtype: torch.dtype) -> torch.Tensor:
             encoder, use_safetensors=True, dtype=dtype, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"there is no usable image encoder at {encoder}: {_first(error)}") from error
+        raise CheckpointError(f"there is no usable image encoder at {encoder}: {reason(error)}") from error
     side = model.config.image_size
     zeros = torch.zeros((1, 3, side, side), dtype=dtype)  # type: ignore[arg-type]
     return model(zeros, output_hidden_states=True).hidden_states[-2][0]
-
-
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

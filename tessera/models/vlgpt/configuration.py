@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
 
 CLIP_LARGE = {
@@ -20,6 +21,14 @@ CLIP_LARGE = {
     "image_size": 224,
     "projection_dim": 768,
 }
+
+
+def _at_least_one(config: PreTrainedConfig, *names: str) -> None:
+    """Raise UserError where a field is below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value < 1:
+            raise UserError(f"{name} is {value}; it is at least 1")
 
 
 @strict
@@ -67,6 +76,12 @@ class CausalTokenizerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("attn_implementation", ATTENTION)
         super().__post_init__(**kwargs)
+        _at_least_one(
+            self, "num_embeddings", "embed_width", "width", "depth", "heads", "mlp_width", "image_condition_tokens",
+            "image_condition_width", "text_condition_tokens", "text_condition_width",
+        )  # fmt: skip
+        if self.width % self.heads:
+            raise UserError(f"a width of {self.width} does not divide into {self.heads} heads; change one of them")
 
 
 @strict
@@ -116,6 +131,7 @@ class VLGPTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("attn_implementation", ATTENTION)
         super().__post_init__(**kwargs)
+        _at_least_one(self, "lora_rank", "draw_steps", "draw_size")
 
     @property
     def vision_config(self) -> PreTrainedConfig:

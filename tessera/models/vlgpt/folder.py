@@ -1,0 +1,81 @@
+"""A model folder of VL-GPT, looked at before anything is built from it; its configuration is read strictly.
+
+In the classes that are ours (VLGPTConfig, CausalTokenizerConfig) a key that does not exist is refused, with the
+nearest one that does: a misspelt field would else silently keep its default. Configurations of transformers' own
+classes inside them keep what they do not know, as they do everywhere; values of a wrong type are refused in all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from tessera.errors import CheckpointError, nearest, reason
+from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
+from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.models.weights import check_weights
+
+OURS = (VLGPTConfig, CausalTokenizerConfig)
+_WRITTEN = {"transformers_version", "torch_dtype"}  # beside the fields, transformers writes these
+
+
+def read_config(folder: Path) -> VLGPTConfig:
+    """The configuration that `folder` holds.
+
+    Raises:
+        CheckpointError: it is missing, no JSON, of another model, asks for code of its own, has an unknown key or a
+            wrong value.
+    """
+    file = folder / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from None
+    _check_keys(values, VLGPTConfig, str(file))
+    try:
+        return VLGPTConfig.from_dict(values)
+    except Exception as error:  # each check of transformers raises its own kind
+        raise CheckpointError(f"{file}: {reason(error)}") from error
+
+
+def check_folder(folder: Path) -> VLGPTConfig:
+    """The configuration in `folder`, once the weights there are known to be those that it describes.
+
+    The model is laid out on the meta device only: one of a size that no one meant never takes memory.
+
+    Raises:
+        CheckpointError: as `read_config` and `check_weights`, or no model can be built so.
+    """
+    config = read_config(folder)
+    try:
+        with torch.device("meta"):
+            model = VLGPTForConditionalGeneration(config)
+    except Exception as error:  # widths that do not divide, names of functions that do not exist, and their like
+        raise CheckpointError(f"{folder / 'config.json'} describes no model: {reason(error)}") from error
+    check_weights(model, folder)
+    return config
+
+
+def _check_keys(values: Any, kind: type[PreTrainedConfig], place: str) -> None:
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{place} is a {type(values).__name__}, not an object with the fields of {kind.__name__}")
+    given = values.get("model_type", kind.model_type)
+    if given != kind.model_type:
+        raise CheckpointError(f"{place} is of a model of type {given!r}, not {kind.model_type!r}")
+    if "auto_map" in values:
+        raise CheckpointError(f"{place} asks for code of its own (auto_map); code from a model folder is never run")
+    known = {field.name for field in dataclasses.fields(kind)} | kind().to_dict().keys() | _WRITTEN
+    for name in values:
+        if name not in known:
+            raise CheckpointError(f"{place} has an unknown key {name!r}{nearest(name, known)}")
+    for name, spec in kind.sub_configs_defaults.items():
+        if spec.config_class in OURS and values.get(name) is not None:
+            _check_keys(values[name], spec.config_class, f"{name} in {place}")
