@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tessera.cli.options import argument, option
-from tessera.cli.printing import number, print_json, print_table
+from tessera.cli.printing import number, print_json, print_result, print_table
 from tessera.papers.registry import FAMILIES, LIGHTS, Entry, entry, get, papers
+from tessera.study.table import light
 
 _SIGNS = {"on": "●", "off": "✗", "n/a": "–", "dark": "○"}
 
@@ -51,12 +52,13 @@ class Show:
         sections = {name: list(lines) for name, lines in get(self.slug).describe().items()} if one.built else {}
         file = self.results / f"{self.slug}.json"
         result = json_format.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        lights = dict(one.lights) if result is None else {**one.lights, "claim": light(result)}
         if self.json:
-            print_json({**one.as_json(), "sections": sections, "result": result})
+            print_json({**one.as_json(), "lights": lights, "sections": sections, "result": result})
             return
         print(f"{one.title}\n{one.slug} · {one.year} · arXiv {one.arxiv}\n\n{one.summary}\n")
         print("families: " + ", ".join(FAMILIES[letter] for letter in one.families))
-        print("lights:   " + ", ".join(f"{name} {one.lights[name]}" for name in LIGHTS))
+        print("lights:   " + ", ".join(f"{name} {lights[name]}" for name in LIGHTS))
         if not one.built:
             print("\nIn the catalogue, not built yet.")
         if one.capabilities:
@@ -65,6 +67,7 @@ class Show:
             print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines))
         if result is not None:
             print(f"\nmeasured: {file}")
+            print_result(result)
 
 
 @dataclass

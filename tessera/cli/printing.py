@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
+
+from tessera.study.table import table
 
 
 def print_json(value: Any) -> None:
@@ -22,6 +26,11 @@ def print_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
     for row in cells:
         line = "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]])
         print(line[: room - 1] + "…" if 0 < room < len(line) else line)
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """A study's claims with their verdicts, its arms, and what it was made on."""
+    Console(width=None if sys.stdout.isatty() else 160).print(table(result))
 
 
 def number(value: Any) -> str:
