@@ -33,8 +33,11 @@ class Draw:
 
     @property
     def name(self) -> str:
-        """The source's name and the index in it."""
-        return f"{self.source.name}[{self.ticket[2]}]"
+        """The name of the source, without the task that is laid over it, and the index in it."""
+        source = self.source
+        while hasattr(source, "source"):
+            source = source.source
+        return f"{source.name}[{self.ticket[2]}]"
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator that depends on seed, source, epoch, index and purpose alone."""

@@ -16,11 +16,12 @@ from tessera.data.packing import Batch, Packer
 from tessera.data.quality import Opener
 from tessera.data.sample import Image, Sample
 from tessera.data.sequence import SequenceBuilder
-from tessera.data.source import World
+from tessera.data.source import Source, World
 from tessera.data.tasks import INSTRUCTIONS, Mapped, pair_order
 from tessera.errors import BadSample, DataError, UserError
 
 PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
+LOOKED = 20  # samples of each source that are tried before training, at most
 INSTRUCTION_SHARES = {"caption": 1.0, "draw": 1.0, "question": 1.5, "edit": 0.3, "chat": 1.0}
 
 
@@ -34,7 +35,7 @@ class Streams:
 
     Raises:
         UserError: no world has captioned pictures.
-        DataError: a world is too small to be split.
+        DataError: a world is too small to be split, or what it holds cannot be read.
     """
 
     worlds: Sequence[tuple[World, float]]
@@ -49,7 +50,21 @@ class Streams:
 
     def __post_init__(self) -> None:
         self.builder = SequenceBuilder(self.tokenizer, self.positions)
-        self._pairs()  # what cannot be trained on is said before anything is written
+        self._pairs()
+        for world, _ in self.worlds:
+            for task in world.tasks:
+                self._look(world.source(task))
+
+    def _look(self, source: Source) -> None:
+        """Raise DataError where none of some samples can be read: a later stage would stop on that, hours later."""
+        last = ""
+        for index in np.linspace(0, len(source) - 1, LOOKED).astype(int):
+            try:
+                self.opener(source[index].images)
+                return
+            except BadSample as error:
+                last = str(error)
+        raise DataError(f"{source.name} of {len(source)}: no sample that was tried can be used; the last: {last}")
 
     def captioned(self, batch: int) -> Loader[dict[str, list[Any]]]:
         """Stage A: `images` and, for each, in `sentences` the one whose text condition is its target.
