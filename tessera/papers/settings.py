@@ -54,7 +54,7 @@ def _names(recipe: Any) -> dict[str, Any]:
 
 
 def _plain(hint: Any) -> bool:
-    return hint in (int, float, bool, str) or get_origin(hint) in (Literal, tuple)
+    return hint in (int, float, bool, str, int | list[int]) or get_origin(hint) in (Literal, tuple)
 
 
 def _read(name: str, hint: Any, text: str) -> Any:
@@ -63,6 +63,9 @@ def _read(name: str, hint: Any, text: str) -> Any:
         if text not in inner:
             raise UserError(f"{name} cannot be {text!r}{nearest(text, inner)}")
         return text
+    if hint == int | list[int]:
+        numbers = [_read(name, int, part) for part in text.split(",")]
+        return numbers if len(numbers) > 1 else numbers[0]
     if origin is tuple:
         parts = text.split(",")
         if len(parts) != len(inner):

@@ -16,6 +16,10 @@ from tessera.data.source import World
 from tests.models.diffusion_tiny import adapter_folder, stable_diffusion_folder, unet
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
+SMALL = {
+    "tokenizer.width": 32, "tokenizer.depth": 2, "tokenizer.heads": 2, "tokenizer.mlp_width": 64,
+    "tokenizer.num_embeddings": 8,
+}  # fmt: skip
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 
@@ -49,7 +53,7 @@ def llama(folder: Path, world: World) -> None:
     texts = [source[index].text for index in range(200)] + [f"{SYSTEM} USER: ASSISTANT:"] * 10
     learned = Tokenizer(models.BPE(unk_token="<unk>"))
     learned.normalizer = _spaces()
-    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=341, show_progress=False)
     learned.train_from_iterator([word for text in texts for word in text.split()], trainer)
     model = json.loads(learned.to_str())["model"]
     pieces = SPECIAL + BYTES + sorted(model["vocab"], key=model["vocab"].get)
@@ -88,8 +92,6 @@ def clip(folder: Path) -> None:
 
 def train_line(out: Path, parts: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     """The arguments of `tessera` that train on these parts, with an image tokenizer as small as they are."""
-    small = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 64, "num_embeddings": 8}
-    chosen = {f"tokenizer.{name}": value for name, value in small.items()} | dict(settings)
     line = ["train", "vl-gpt", "--size", "published", "--precision", "fp32", "--data", "scenes", "--out", str(out)]
     line += [word for role, place in parts.items() for word in ("--parts", f"{role}={place}")]
-    return [*line, "--set", *(f"{name}={value}" for name, value in chosen.items())]
+    return [*line, "--set", *(f"{name}={value}" for name, value in (SMALL | dict(settings)).items())]

@@ -287,7 +287,8 @@ def load_parts(
         options = {"use_safetensors": True, "torch_dtype": dtype, "local_files_only": True}
         unet = _whole(UNet2DConditionModel, path / "unet", options)
         vae = _whole(autoencoder, path / "vae", options)
-        scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
+        # Latents are no pixels and are never clipped; the PNDM configuration of a release need not say so.
+        scheduler = DDIMScheduler.from_pretrained(path / "scheduler", clip_sample=False, local_files_only=True)
     except KeyError as error:
         raise CheckpointError(f"{path / 'vae'} is an autoencoder of an unknown kind: {error}") from error
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
