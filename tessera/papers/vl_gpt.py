@@ -11,7 +11,7 @@ word by cross-entropy, a vector by mean squared error. Three stages:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tessera.objectives.routing import route
 from tessera.papers.registry import TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
 from tessera.papers.vl_gpt_data import Streams
+from tessera.papers.vl_gpt_nlvr import reproduce as nlvr
 from tessera.papers.vl_gpt_report import write_report
 from tessera.papers.vl_gpt_study import reproduce
 from tessera.train.engine import Callback, Event, Stage, Trainer
@@ -112,14 +113,18 @@ class Recipe:
 
 
 MINI = Recipe(
-    tokenizer={"num_embeddings": 8, "width": 192, "depth": 2, "heads": 3, "mlp_width": 768, "query_std": 1.0},
-    model={"draw_steps": 20, "draw_guidance": 3.0, "draw_size": 64},
+    tokenizer={
+        # The first states hold outlines and exact places, the last ones what they belong to.
+        "vision_layer": [0, -1], "num_embeddings": 8, "width": 192, "depth": 2, "heads": 3, "mlp_width": 768,
+        "query_std": 1.0,
+    },
+    model={"draw_steps": 12, "draw_guidance": 2.0, "draw_size": 64},
     lora=False,
     row_length=256,
-    align=Schedule(steps=400, batch=48, lr=1e-3, kind="muon"),
-    pretrain=Schedule(steps=200, batch=8, lr=1.5e-3, kind="muon"),
-    instruct=Schedule(steps=650, batch=8, lr=1e-3, kind="muon"),
-)
+    align=Schedule(steps=500, batch=48, lr=1e-3, kind="muon"),
+    pretrain=Schedule(steps=250, batch=8, lr=1.5e-3, kind="muon"),
+    instruct=Schedule(steps=1150, batch=8, lr=1e-3, kind="muon"),
+)  # fmt: skip
 PUBLISHED = Recipe(  # section 4.1 and appendix A; what they leave open is marked in VLGPTConfig
     tokenizer={},
     model={},
@@ -361,6 +366,11 @@ class VLGPT:
     def reproduce(self, seeds: int, out: Path) -> dict[str, Any]:
         """The study of the paper's ablation and of its unification, at mini size."""
         return reproduce(Run, MINI, seeds, out)
+
+    @property
+    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+        """Further studies, for `tessera reproduce vl-gpt --study NAME`."""
+        return {"nlvr": nlvr}
 
 
 def show(run: Run, event: Event) -> None:

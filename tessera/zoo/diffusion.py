@@ -43,16 +43,18 @@ from tessera.zoo.recipe import Feed, Recipe
 POSITIONS = 48  # sine channels beside the latents: diffusers' U-Net has no other sense of place
 TOKENS = 16
 UNET = {
-    "sample_size": 16,
-    "in_channels": 16 + POSITIONS,
-    "out_channels": 16,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    # 2 x 2 latents at a time, which are the 8 x 8 pixels of one CLIP patch: so what a token says of a patch can reach
+    # each of its latents by a linear map, where a U-Net on single latents must first learn to tell the four apart.
+    "sample_size": 8,
+    "in_channels": 64 + POSITIONS,
+    "out_channels": 64,
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
     "mid_block_type": None,
-    "block_out_channels": (64, 160),
+    "block_out_channels": (176,),
     "layers_per_block": 1,
     "cross_attention_dim": 192,
-    "norm_num_groups": 4,  # not 32 of two channels, which is nearly instance norm; its effect alone was not measured
+    "norm_num_groups": 4,  # not 32 of few channels, which is nearly instance norm; its effect alone was not measured
     "resnet_time_scale_shift": "scale_shift",  # where all is noise, the noise can be turned off
     "attention_head_dim": 4,  # diffusers takes this for the number of heads: one for each quarter of a token
 }
@@ -68,10 +70,10 @@ POOL, VIEWS = 7_000, 1  # scenes, and drawings of each emoji
 COUNTS = (0.4, 0.3, 0.17, 0.13)  # chances of 1 to 4 objects: outlines are learned where there is little else
 REDRAWN = 4  # other drawings of a scene's things that a mean is taken over
 OWN, MEAN = 0.45, 0.35  # chances of a picture's own tokens, and of that mean; else a blend of the two
-SCENES, EMOJI = 28, 4  # of each in a batch
+SCENES, EMOJI = 30, 2  # of each in a batch
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.15, 0.10, 0.05
 STYLE_CHANCES = {"canonical": 0.5, "short": 0.2, "dense": 0.15, "relational": 0.15}
-PURE_NOISE = 0.85, 0.3  # share of pictures, at first and from half of the steps on
+PURE_NOISE = 0.3  # share of pictures, from half of the steps on
 BACKGROUND = 0.1  # weight of a place that no object covers: grain, which nothing tells, is most of the error there
 ROUGHEST = 0.25  # noise on conditions reaches up to this share of their spread, of which pictures differ by half
 
@@ -190,24 +192,34 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
 
     def make(rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = np.concatenate([rng.integers(scenes, size=SCENES), rng.integers(scenes, total, size=EMOJI)])
-        dropped = rng.random(len(chosen))
+        progress = made.step / steps
+        late = ramp(progress, 0.2, 0.5)
+        dropped, spared = rng.random(len(chosen)), rng.random(len(chosen)) >= late
+        no_image = (dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE) & ~spared
         return {
             "latents": cache.latents[chosen].float(),
-            "image": _blend(cache.tokens[chosen].float(), cache.means[chosen].float(), rng),
+            "image": _blend(cache.tokens[chosen].float(), cache.means[chosen].float(), late, rng),
             "weights": cache.weights[chosen].float(),
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
-            "no_image": torch.from_numpy((dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE)),
-            "levels": noise_levels(made.step / steps, len(chosen), rng),
+            "no_image": torch.from_numpy(no_image),
+            "levels": noise_levels(progress, len(chosen), rng),
         }
 
     made = Feed(make, seed, held=f"painter scenes {scenes}, emoji {total - scenes}")
     return made
 
 
-def _blend(tokens: Tensor, means: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each picture's own tokens, or the mean's, or what lies between, [B, 16, 192]."""
+def ramp(progress: float, start: float, end: float) -> float:
+    """0 until `start`, then evenly up to 1 at `end`."""
+    return min(1.0, max(0.0, (progress - start) / (end - start)))
+
+
+def _blend(tokens: Tensor, means: Tensor, late: float, rng: np.random.Generator) -> Tensor:
+    """Each picture's own tokens, or (at the share `late` of their chances) the mean's or what lies between,
+    [B, 16, 192]."""
     kind, between = rng.random(len(tokens)), rng.random(len(tokens))
+    kind = np.where(rng.random(len(tokens)) < late, kind, 0.0)
     own = np.where(kind < OWN, 1.0, np.where(kind < OWN + MEAN, 0.0, between))
     return torch.lerp(means, tokens, torch.from_numpy(own).float()[:, None, None])
 
@@ -215,15 +227,14 @@ def _blend(tokens: Tensor, means: Tensor, rng: np.random.Generator) -> Tensor:
 def noise_levels(progress: float, size: int, rng: np.random.Generator) -> Tensor:
     """log(noise / signal) of `size` training pictures, float [size]; infinity is noise alone.
 
-    What conditions mean is learned many times faster from noise alone, where nothing else tells anything. Brightness
-    and places are spread over so many latents that they show through 20 times as much noise as signal: below that the
-    painter reads them off the noisy latents. Hence the large share of pure noise, where sampling starts too, and a
-    high centre of the rest until outlines are all that is missing.
+    What conditions mean is learned many times faster from noise alone, where nothing else tells anything: so training
+    starts with that, with every picture's own tokens. Brightness and places are spread over so many latents that they
+    show through 20 times as much noise as signal; below that the painter reads them off the noisy latents. Hence the
+    high centre of the other levels until outlines are all that is missing.
     """
-    centre = 2.5 - 2.0 * min(1.0, max(0.0, (progress - 0.3) / 0.4))
+    centre = 2.5 - 2.0 * ramp(progress, 0.3, 0.7)
     levels = torch.from_numpy(rng.normal(centre, 1.5, size)).float()
-    first, last = PURE_NOISE
-    share = first + (last - first) * min(1.0, max(0.0, (progress - 0.15) / 0.35))
+    share = 1.0 + (PURE_NOISE - 1.0) * ramp(progress, 0.2, 0.5)
     return levels.masked_fill(torch.from_numpy(rng.random(size) < share), torch.inf)
 
 
@@ -317,7 +328,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=2000,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=1500,
     stage=stage, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip

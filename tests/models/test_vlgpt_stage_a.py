@@ -79,6 +79,16 @@ def test_vision_layer_and_class_token_are_those_of_the_configuration(layer, keep
     assert features.shape == (2, tokens, 24) and torch.equal(features, states[:, 5 - tokens :])
 
 
+def test_several_vision_layers_are_read_side_by_side_and_saved(tmp_path):
+    model = tiny_tokenizer(vision_layer=[0, -1])
+    states = model.vision(pixels(2), output_hidden_states=True).hidden_states
+    features = model.patch_features(pixels(2))
+    assert torch.equal(features, torch.cat([states[0], states[-1]], dim=-1))
+    model.save_pretrained(tmp_path)
+    again = CausalTokenizerModel.from_pretrained(tmp_path)
+    assert torch.equal(again.encode(features), model.eval().encode(features))
+
+
 def test_a_missing_target_a_wrong_shape_and_two_zero_weights_are_told_in_one_sentence():
     model, (image, text) = tiny_tokenizer(), targets()
     with pytest.raises(UserError, match="text_weight is 1.0 but no text target"):

@@ -91,16 +91,16 @@ def test_attention_of_an_aligned_start_looks_from_each_patch_at_its_own_block(pa
     for name, states in seen.items():
         attention = painter.unet.get_submodule(name)
         query, key = attention.to_q(states), attention.processor.to_k_ip[0](tokens)
-        query, key = (each.unflatten(-1, (4, 40)).transpose(1, 2) for each in (query, key))
-        weights = (query @ key.mT / 40**0.5).softmax(-1)  # [n, head, position, token]
+        query, key = (each.unflatten(-1, (4, 44)).transpose(1, 2) for each in (query, key))
+        weights = (query @ key.mT / 44**0.5).softmax(-1)  # [n, head, position, token]
         own = weights[:, quarter, torch.arange(64), block].mean()
         assert float(own) > 0.5, name
 
 
 def test_feed_repeats_itself_and_drops_the_stated_shares(parts: Parts) -> None:
     _, cache, conditions = parts
-    first = list(islice(diffusion.feed(cache, conditions, seed=1, steps=100), 25))
-    again = next(iter(diffusion.feed(cache, conditions, seed=1, steps=100)))
+    first = list(islice(diffusion.feed(cache, conditions, seed=1, steps=1), 26))[1:]  # the first is still at the start
+    again = list(islice(diffusion.feed(cache, conditions, seed=1, steps=1), 2))[1]
     assert all(torch.equal(value, again[name]) for name, value in first[0].items())
     text, image = (torch.cat([batch[name] for batch in first]).float() for name in ("no_text", "no_image"))
     assert float(text.mean()) == pytest.approx(diffusion.DROP_TEXT + diffusion.DROP_BOTH, abs=0.04)
@@ -108,13 +108,13 @@ def test_feed_repeats_itself_and_drops_the_stated_shares(parts: Parts) -> None:
     assert float((text * image).mean()) == pytest.approx(diffusion.DROP_BOTH, abs=0.03)
 
 
-def test_noise_is_pure_in_the_stated_share_and_falls_with_progress() -> None:
+def test_noise_is_alone_at_first_and_falls_with_progress() -> None:
     rng = np.random.default_rng(0)
-    early, late = (diffusion.noise_levels(progress, 2000, rng) for progress in (0.0, 1.0))
-    for levels, share in zip((early, late), diffusion.PURE_NOISE, strict=True):
-        assert float(levels.isinf().float().mean()) == pytest.approx(share, abs=0.04)
-    assert float(early[early.isfinite()].mean()) == pytest.approx(2.5, abs=0.3)
-    assert float(late[late.isfinite()].mean()) == pytest.approx(0.5, abs=0.2)
+    first, middle, last = (diffusion.noise_levels(progress, 2000, rng) for progress in (0.0, 0.3, 1.0))
+    assert bool(first.isinf().all())
+    assert float(middle[middle.isfinite()].mean()) == pytest.approx(2.5, abs=0.2)
+    assert float(last[last.isfinite()].mean()) == pytest.approx(0.5, abs=0.2)
+    assert float(last.isinf().float().mean()) == pytest.approx(diffusion.PURE_NOISE, abs=0.04)
 
 
 def test_what_is_left_out_does_not_reach_the_loss(parts: Parts) -> None:

@@ -37,7 +37,7 @@ def align(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
         latents: [n, Z, h, w] of the same pictures.
     """
     _align_resampler(painter, patch_states, latents)
-    painter.unet.conv_in.weight[:, : latents.shape[1]] *= NOISE
+    painter.unet.conv_in.weight[:, : painter.unet.config.out_channels] *= NOISE
     tokens = painter.image_condition(patch_states)
     text = painter.null_text.expand(len(latents), -1, -1)
     steps = painter.timesteps_at(torch.full((len(latents),), torch.inf))

@@ -10,6 +10,7 @@ N patch states of V channels from the image encoder.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tessera.errors import CheckpointError, UserError, reason
 from tessera.files import atomic_folder, write_json
@@ -36,7 +38,8 @@ class Painter(nn.Module):
     """U-Net, autoencoder, scheduler and Resampler as one.
 
     Args:
-        unet: takes Z latent channels, and 4 n position channels where its `in_channels` is larger than Z.
+        unet: takes Z latent channels, or Z p^2 of patches of p x p latents; and 4 n position channels where its
+            `in_channels` is larger than its `out_channels`.
         image_projection: the Resampler of the image condition; `adapter.install` must have been called on `unet`.
         null_text: [T, D], text states of the empty prompt: what guidance leads away from.
         null_patches: [N, V], patch states of the all-zero picture, IP-Adapter's null image.
@@ -64,6 +67,8 @@ class Painter(nn.Module):
     ):
         super().__init__()
         self.unet, self.vae, self.scheduler, self.image_projection = unet, vae, scheduler, image_projection
+        # A U-Net of p^2 times the latents' channels reads them in patches of p x p, as SD3 and DiT do.
+        self.patch = math.isqrt(unet.config.out_channels // vae.config.latent_channels)
         side = unet.config.sample_size
         extra = unet.config.in_channels - unet.config.out_channels
         self.register_buffer("positions", sine_grid(extra, side, side), persistent=False)
@@ -71,7 +76,7 @@ class Painter(nn.Module):
         self.register_buffer("patch_code", code, persistent=False)
         self.register_buffer("null_text", null_text)
         self.register_buffer("null_patches", null_patches)
-        channels = unet.config.out_channels
+        channels = vae.config.latent_channels
         self.register_buffer("latent_mean", torch.zeros(channels) if latent_mean is None else latent_mean)
         self.register_buffer("latent_spread", torch.ones(channels) if latent_spread is None else latent_spread)
 
@@ -116,9 +121,11 @@ class Painter(nn.Module):
             text: [B, T, D].
             image: [B, Q, D].
         """
+        patches = functional.pixel_unshuffle(noisy, self.patch)
         if self.positions.shape[0]:
-            noisy = torch.cat([noisy, self.positions.to(noisy.dtype).expand(len(noisy), -1, -1, -1)], dim=1)
-        return self.unet(noisy, timesteps, (text, [image]), return_dict=False)[0]
+            patches = torch.cat([patches, self.positions.to(noisy.dtype).expand(len(noisy), -1, -1, -1)], dim=1)
+        predicted = self.unet(patches, timesteps, (text, [image]), return_dict=False)[0]
+        return functional.pixel_shuffle(predicted, self.patch)
 
     def denoising_loss(
         self,
@@ -164,10 +171,10 @@ class Painter(nn.Module):
         generator: torch.Generator | list[torch.Generator],
     ) -> Tensor:
         """Latents [B, Z, h, w] painted from text [B, T, D] and picture tokens [B, Q, D]; see `paint`."""
-        size, side = len(text), self.unet.config.sample_size
+        size, side = len(text), self.unet.config.sample_size * self.patch
         null_text, null_image = self.null_conditions(size)
         text, image = torch.cat([null_text.to(text), text]), torch.cat([null_image.to(image), image])
-        shape = (size, self.unet.config.out_channels, side, side)
+        shape = (size, self.vae.config.latent_channels, side, side)
         latents = randn_tensor(shape, generator=generator, device=text.device, dtype=text.dtype)
         self.scheduler.set_timesteps(steps, device=text.device)
         latents = latents * self.scheduler.init_noise_sigma

@@ -37,7 +37,8 @@ class CausalTokenizerConfig(PreTrainedConfig):
 
     Args:
         vision_config: a CLIP vision encoder, ViT-L/14 by default.
-        vision_layer: which of its hidden states is read, as an index into `hidden_states` (open).
+        vision_layer: which of its hidden states is read, as an index into `hidden_states` (open); several are read
+            side by side.
         keep_class_token: whether the class token is read beside the patches (open).
         num_embeddings: N, visual embeddings a picture.
         embed_width: d, the width of the language model.
@@ -56,7 +57,7 @@ class CausalTokenizerConfig(PreTrainedConfig):
     }
 
     vision_config: Any = None  # a configuration or its dictionary
-    vision_layer: int = -1
+    vision_layer: int | list[int] = -1
     keep_class_token: bool = True
     num_embeddings: int = 32
     embed_width: int = 4096
