@@ -172,17 +172,26 @@ def _arm(arm: Arm, row: list[_Cell]) -> dict[str, Any]:
 
 
 def _budget(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, Any]:
-    """Whether arms that a claim compares (or, without claims, all) took the same steps and saw as many samples."""
-    budgets = {name: sorted({(one.steps, one.samples) for one in row}) for name, row in outcomes.items()}
+    """Whether arms that a claim compares (or, without claims, all) took the same steps and saw as many samples.
+
+    They need to be the same seed by seed: how many samples fill a packed row is a matter of their order.
+    """
+    budgets = {name: tuple((one.steps, one.samples) for one in row) for name, row in outcomes.items()}
     compared = [claim.arms for claim in study.claims] or [tuple(budgets)]
-    equal = all(len({pair for name in names for pair in budgets[name]}) == 1 for names in compared)
-    said = {name: " or ".join(f"{t} steps, {s} samples" for t, s in row) for name, row in budgets.items()}
-    if len(set(said.values())) == 1:
+    equal = all(len({budgets[name] for name in names}) == 1 for names in compared)
+    said = {name: ", ".join(map(_span, zip(*row, strict=True), ("steps", "samples"))) for name, row in budgets.items()}
+    if len(set(budgets.values())) == 1:
         note = f"every arm: {next(iter(said.values()))} a seed"
     else:
         note = "; ".join(f"{name} {text}" for name, text in said.items())
         note = f"equal between the arms that are compared: {note} a seed" if equal else f"UNEQUAL: {note}"
     return {"equal": equal, "note": f"{note}; {study.tuning}", "tuning": study.tuning}
+
+
+def _span(numbers: Sequence[int], unit: str) -> str:
+    """As "300 steps", or "4000 to 4100 samples"."""
+    low, high = min(numbers), max(numbers)
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def _notes(every: list[_Cell], commits: list[str | None]) -> list[str]:

@@ -108,7 +108,8 @@ def test_show_reads_the_result(done: Path, result: dict[str, Any], capsys: pytes
     shown = capsys.readouterr().out
     lit = "on" if result["verdict"] == "holds" else "off"
     assert f"claim {lit}" in shown
-    assert "both keep the image condition" in shown
+    assert result["title"] in shown
+    assert "designs tried: 1" in shown
     assert main(["show", "vl-gpt", "--results", str(done / "results"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["lights"]["claim"] == lit

@@ -132,6 +132,16 @@ def test_only_arms_that_a_claim_compares_need_equal_budgets(tmp_path: Path) -> N
     assert "short 10 steps, 80 samples" in budget["note"]
 
 
+def test_budgets_need_to_be_equal_seed_by_seed(tmp_path: Path) -> None:
+    def arm(*samples: int) -> Trainer:
+        return lambda seed: Outcome(metrics={"score": 1.0}, steps=5, samples=samples[seed])
+
+    packed = _run(_study(arm(40, 42, 41), arm(40, 42, 41)), tmp_path / "packed", seeds=3)["budget"]
+    assert packed["equal"]
+    assert packed["note"].startswith("every arm: 5 steps, 40 to 42 samples a seed")
+    assert not _run(_study(arm(40, 42, 41), arm(42, 40, 41)), tmp_path / "other", seeds=3)["budget"]["equal"]
+
+
 def test_an_arm_can_be_held_against_a_number(tmp_path: Path) -> None:
     chance = replace(CLAIM, name="beats chance", against=0.6)
     result = _run(_study(_trained(0.8), _trained(0.5), chance, replace(chance, arm="old")), tmp_path)
