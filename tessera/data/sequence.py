@@ -54,7 +54,10 @@ class Sequence:
 def check_length(length: int, limit: int) -> None:
     """Raise BadSample where a sequence of `length` positions is over `limit`: nothing is ever cut."""
     if length > limit:
-        raise BadSample(f"the sample needs {length} tokens, limit {limit}; raise max_length or lower image_size")
+        raise BadSample(
+            f"the sample needs {length} tokens, limit {limit}; raise max_length or lower image_size,"
+            " or shorten the text"
+        )
 
 
 class _Tape:

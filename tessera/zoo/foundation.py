@@ -185,8 +185,9 @@ def read_part(kind: type[Model], folder: str | Path, dtype: torch.dtype, **optio
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:  # the libraries raise many kinds, down to the bare class, for a file that is cut short
-        fetch = "" if local.is_dir() else f"; give a folder on this machine, or fetch it with `hf download {folder}`"
-        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {reason(error)}{fetch}") from error
+        raise CheckpointError(
+            f"{folder} cannot be loaded as a {kind.__name__}: {reason(error)}{_fetch(folder)}"
+        ) from error
     model, report = loaded
     absent = sorted(report["missing_keys"]) + [str(one[0]) for one in report["mismatched_keys"]]
     if absent:
@@ -205,7 +206,13 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     try:
         return load_tokenizer(folder)
     except Exception as error:  # as above
-        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason(error)}{_fetch(folder)}") from error
+
+
+def _fetch(folder: str | Path) -> str:
+    """The way out where a part is not on this machine."""
+    here = Path(folder).is_dir()
+    return "" if here else f"; give a folder on this machine, or fetch it with `hf download {folder}`"
 
 
 def _pixels(encoder: PreTrainedModel) -> Pixels:

@@ -256,10 +256,17 @@ class Painter(nn.Module):
             constants = {name: stored[name].to(dtype) for name in CONSTANTS}
         except (SafetensorError, OSError, KeyError) as error:
             raise CheckpointError(f"{path / CONSTANTS_FILE} is missing or damaged: {error}") from error
-        try:
-            return cls(unet, vae, scheduler, projection, **constants).eval()
-        except RuntimeError as error:
-            raise CheckpointError(f"{path / CONSTANTS_FILE} does not fit its painter: {reason(error)}") from error
+        latent = (1, vae.config.latent_channels)
+        fits = {
+            "null_text": (2, unet.config.cross_attention_dim), "null_patches": (2, projection.proj_in.in_features),
+            "latent_mean": latent, "latent_spread": latent,
+        }  # fmt: skip
+        for name, value in constants.items():
+            if (value.ndim, value.shape[-1]) != fits[name]:
+                raise CheckpointError(
+                    f"{path / CONSTANTS_FILE} does not fit its painter: {name} has shape {list(value.shape)}"
+                )
+        return cls(unet, vae, scheduler, projection, **constants).eval()
 
 
 def save_autoencoder(vae: AutoencoderTiny | AutoencoderKL, folder: Path) -> None:
