@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from tessera.cli.options import argument, option
-from tessera.cli.printing import print_json
+from tessera.cli.printing import print_json, print_result
+from tessera.errors import UserError, nearest
 from tessera.papers.registry import TrainOptions, get
 
 
@@ -63,13 +64,27 @@ class Reproduce:
 
     slug: str = argument("the short name that `tessera papers` lists")
     seeds: int = option("how many seeds each arm is trained with; one gives no interval", 3, least=2)
-    out: Path | None = option("the result file (default results/SLUG.json)", None)
+    study: str | None = option(
+        "a further study of the paper, such as nlvr of vl-gpt (default: that of its claims)", None
+    )
+    data: Path | None = option("files that a further study reads", None)
+    model: Path | None = option("folder of the trained model that a further study starts from", None)
+    out: Path | None = option("the result file (default results/SLUG.json, or results/SLUG-STUDY.json)", None)
     json: bool = option("print the result as JSON", False)
 
     def run(self) -> None:
-        out = self.out or Path("results") / f"{self.slug}.json"
-        result = get(self.slug).reproduce(seeds=self.seeds, out=out)
+        paper = get(self.slug)
+        out = self.out or Path("results") / f"{'-'.join(filter(None, (self.slug, self.study)))}.json"
+        if self.study is None:
+            if self.data or self.model:
+                raise UserError("--data and --model belong to a further study; name it with --study")
+            result = paper.reproduce(seeds=self.seeds, out=out)
+        elif self.study in paper.studies:
+            result = paper.studies[self.study](seeds=self.seeds, out=out, data=self.data, model=self.model)
+        else:
+            raise UserError(f"{self.slug} has no study {self.study!r}{nearest(self.study, paper.studies)}")
         if self.json:
             print_json(result)
         else:
+            print_result(result)
             print(f"result: {out}")

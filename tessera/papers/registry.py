@@ -78,6 +78,12 @@ class Paper(Protocol):
         """Run the study of the paper's claims; write its result to `out` and give it."""
         ...
 
+    @property
+    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+        """Further studies by name: functions of `seeds`, `out`, `data` and `model`, each of the last two a Path or
+        None."""
+        ...
+
 
 @dataclass(frozen=True)
 class Entry:

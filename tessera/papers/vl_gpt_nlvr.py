@@ -1,0 +1,294 @@
+"""A study of VL-GPT on real language: NLVR (Suhr et al. 2017), sentences that people wrote about three drawn boxes.
+
+    tessera reproduce vl-gpt --study nlvr --data FOLDER --model runs/demo/model
+
+A trained model is tuned to say whether a sentence is true of its picture, once with the pictures and once with blank
+ones in their place, and is held against the majority answer. NLVR's dev set is the training data here and its test set
+is held out, because its training sentences are not asked for: this is not the published protocol.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PIL
+
+from tessera.assistant import Assistant, load
+from tessera.data.loader import Loader
+from tessera.data.packing import Batch, Packer, collate_rows
+from tessera.data.readers.shards import STATEMENTS, open_shards
+from tessera.data.sample import Image, Sample, Text
+from tessera.data.sequence import IGNORED
+from tessera.errors import DataError, UserError
+from tessera.evaluate.intervals import exact_binomial
+from tessera.files import sha256, write_json
+from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.papers.vl_gpt_study import say
+from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.engine import WORK, run
+from tessera.train.engine import Stage, Trainer
+from tessera.train.features import FeatureStore
+from tessera.train.optim import Optimiser
+from tessera.train.select import choose_precision
+
+SLUG = "vl-gpt-nlvr"
+MODEL = Path("runs") / "demo" / "model"
+ARMS = {"pictures": True, "blank pictures": False}  # whether the model is shown them
+BOXES = ((0.0, 0.25), (0.375, 0.625), (0.75, 1.0))  # of a picture's width; grey bars stand between
+GREY = 211  # of an empty box
+TOGETHER = 64  # statements that are judged at once
+NOTES = (
+    "NLVR's dev set is training data here and its test set is held out; the published protocol trains on other"
+    " sentences, so that these figures do not compare with published ones.",
+    "Each box is shown as a picture of its own: the model's pictures are square, and one cut out of the middle of three"
+    " boxes would lose two of them.",
+    "Of the six arrangements of a test example one is judged, so that items are independent of each other; in training"
+    " all six are met.",
+    '"accuracy_by_seed" gives the exact binomial interval of each training, over test examples alone.',
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What each arm gets: about one pass over the dev set, and ten minutes for all arms of three seeds on two cores.
+
+    `examples` keeps the study to the first so many examples of each set; None is all of them.
+    """
+
+    steps: int = 180
+    rows: int = 8
+    row_length: int = 256
+    lr: float = 5e-4
+    examples: int | None = None
+
+
+BUDGET = Budget()
+
+
+def box(picture: Image, number: int) -> PIL.Image:
+    """One of the three boxes of a picture."""
+    whole = picture.pil()
+    left, right = (round(edge * whole.width) for edge in BOXES[number])
+    return whole.crop((left, 0, right, whole.height))
+
+
+def blank() -> PIL.Image:
+    """An empty box."""
+    return PIL.new("RGB", (100, 100), (GREY, GREY, GREY))
+
+
+class Statements:
+    """The statements of one tar file of NLVR as a Source: three pictures, the question, its answer.
+
+    Args:
+        path: tar shard with KEY.png and KEY.json (sentence, label).
+        seen: show the pictures; else blank ones, which leaves everything else as it is.
+        once: only the first of an example's arrangements.
+        examples: only so many examples; None for all.
+
+    Raises:
+        DataError: the file is not there, or holds no statements.
+    """
+
+    def __init__(self, path: Path, *, seen: bool = True, once: bool = False, examples: int | None = None) -> None:
+        if not path.is_file():
+            raise DataError(f"{path} is not there; --data takes the folder that holds nlvr-dev.tar and nlvr-test.tar")
+        world = open_shards(path, layout=STATEMENTS)
+        sources = [world.source("questions", split) for split in ("train", "heldout")]
+        records = sorted(
+            ((one, place) for one in sources for place in range(len(one))),
+            key=lambda found: found[0].records[found[1]].id,
+        )
+        groups = [list(run) for _, run in groupby(records, key=lambda found: found[0].records[found[1]].group)]
+        self.items = [item for group in groups[:examples] for item in group[: 1 if once else None]]
+        self.name, self.seen = f"{path.name} {'seen' if seen else 'blank'}", seen
+        self._fingerprint = short_hash([world.fingerprint(), seen, once, len(self.items)])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        source, place = self.items[index]
+        sample = source[place]
+        picture = sample.images[0]
+        shown: list[tuple[Callable[[], PIL.Image], str]]
+        if self.seen:
+            shown = [(partial(box, picture, number), f"{picture.key} box {number}") for number in range(len(BOXES))]
+        else:
+            shown = [(blank, "nlvr blank")] * len(BOXES)
+        images = tuple(Image(make, learned=False, key=key, role="user") for make, key in shown)
+        return replace(sample, segments=(*images, *sample.segments[1:]))
+
+    def fingerprint(self) -> str:
+        """That of the file, and what is taken of it."""
+        return self._fingerprint
+
+
+@dataclass
+class Bench:
+    """The model to tune, the data, and what the arms share.
+
+    Args:
+        data: folder of nlvr-dev.tar and nlvr-test.tar.
+        model: a folder that `tessera train vl-gpt` wrote.
+        work: the folder of the study.
+    """
+
+    data: Path
+    model: Path
+    budget: Budget
+    work: Path
+
+    @cached_property
+    def assistant(self) -> Assistant:
+        """The model before tuning."""
+        return load(self.model)
+
+    @cached_property
+    def embeds(self) -> FeatureStore:
+        """Visual embeddings of pictures: the image tokenizer stays as it is, so that all trainings share them."""
+        return FeatureStore(lambda images: self.assistant.encode([image.pil() for image in images]))
+
+    def statements(self, part: str, arm: str) -> Statements:
+        """Part "dev" or "test" as an arm meets it."""
+        path = self.data / f"nlvr-{part}.tar"
+        return Statements(path, seen=ARMS[arm], once=part == "test", examples=self.budget.examples)
+
+    @cached_property
+    def labels(self) -> list[bool]:
+        """Which test statements are true."""
+        test = self.statements("test", "pictures")
+        return [bool(test[index].meta["label"]) for index in range(len(test))]
+
+    def study(self) -> Study:
+        """Both arms, the two claims."""
+        true = sum(self.labels) / len(self.labels)
+        arms = [
+            Arm(name=name, run=lambda seed, name=name: self.tune(name, seed), config={"pictures": seen})  # type: ignore[misc]
+            for name, seen in ARMS.items()
+        ]
+        claims = [
+            Claim(
+                name="better than the majority answer", metric="accuracy", arm="pictures",
+                against=max(true, 1 - true), expect="higher", published="VL-GPT was not measured on NLVR",
+            ),
+            Claim(
+                name="the pictures tell it", metric="accuracy", arm="pictures", against="blank pictures",
+                expect="higher", published="VL-GPT was not measured on NLVR",
+            ),
+        ]  # fmt: skip
+        config = {
+            "budget": asdict(self.budget),
+            "dev": self.statements("dev", "pictures").fingerprint(),
+            "test": self.statements("test", "pictures").fingerprint(),
+            "model": sha256(self.model / "model.safetensors"),
+            "precision": choose_precision("auto", self.assistant.model.device),
+        }
+        return Study(
+            slug=SLUG, title="true or false, of sentences that people wrote (NLVR)", arms=arms, claims=claims,
+            config=config, tuning="no arm was tuned: steps and rate were set before the first run", notes=NOTES,
+        )  # fmt: skip
+
+    def tune(self, arm: str, seed: int) -> Outcome:
+        """A copy of the model, tuned on dev and judged on test."""
+        model = copy.deepcopy(self.assistant.model)
+        folder = self.work / "training" / f"{short_hash([arm, asdict(self.budget)])}-seed-{seed}"
+        trainer = Trainer(folder, config={"arm": arm, **asdict(self.budget)}, seed=seed, resume=True)
+        trainer.run([self.stage(model, arm, seed)])
+        said = self.answers(model, self.statements("test", arm))
+        right = [float(one == label) for one, label in zip(said, self.labels, strict=True)]
+        lines = (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()
+        shutil.rmtree(folder)
+        return Outcome(
+            metrics={"said true": float(np.mean(said))}, items={"accuracy": right},
+            steps=len(lines), samples=sum(json.loads(line)["samples"] for line in lines),
+        )  # fmt: skip
+
+    def stage(self, model: VLGPTForConditionalGeneration, arm: str, seed: int) -> Stage:
+        """Instruction tuning of the language model on the dev statements; only the answers are learned."""
+        budget = self.budget
+        packer = Packer(self.assistant.builder, budget.rows, budget.row_length, pad_id=self._pad)
+        loader = Loader(self.statements("dev", arm), packer, seed=seed)
+
+        def objective(tuned: Any, batch: Batch) -> dict[str, Any]:
+            output = tuned(
+                batch.input_ids, labels=batch.labels, position_ids=batch.position_ids, num_text=1, num_visual=1,
+                segment_ids=batch.segment_ids, image_embeds=self.embeds(batch.images).to(batch.input_ids.device),
+            )  # fmt: skip
+            return {"words": (output.text.total, output.text.number)}
+
+        return Stage(
+            name="nlvr", model=model, objective=objective, loader=loader, steps=budget.steps,
+            trainable=("language_model.*",), optimiser=Optimiser(kind="muon", lr=budget.lr),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def answers(self, model: VLGPTForConditionalGeneration, statements: Statements) -> list[bool]:
+        """Whether the model finds "true" likelier than "false" as the answer to each statement."""
+        builder, found = self.assistant.builder, []
+        yes, no = (self._first_token(statements[0], word) for word in ("true", "false"))
+        assert yes != no
+        model.eval()
+        for start in range(0, len(statements), TOGETHER):
+            chosen = (statements[index] for index in range(start, min(start + TOGETHER, len(statements))))
+            prompts = [[builder.prompt(sample.segments[:-1])] for sample in chosen]
+            batch = collate_rows(prompts, max(len(row[0]) for row in prompts), self._pad).to(model.device)
+            logits = model(
+                batch.input_ids, position_ids=batch.position_ids, segment_ids=batch.segment_ids,
+                image_embeds=self.embeds(batch.images).to(model.device),
+            ).logits  # fmt: skip
+            ends = (batch.segment_ids > 0).sum(dim=1) - 1
+            last = logits[torch.arange(len(ends), device=ends.device), ends]
+            found += (last[:, yes] > last[:, no]).tolist()
+        return found
+
+    def _first_token(self, sample: Sample, answer: str) -> int:
+        built = self.assistant.builder.build(replace(sample, segments=(*sample.segments[:-1], _said(answer))))
+        return int(built.labels[built.labels != IGNORED][0])
+
+    @property
+    def _pad(self) -> int:
+        return self.assistant.tokenizer.pad_token_id or 0
+
+
+def _said(answer: str) -> Text:
+    return Text(answer, role="assistant")
+
+
+def reproduce(
+    *, seeds: int, out: Path, data: Path | None, model: Path | None, budget: Budget = BUDGET, work: Path | None = None
+) -> dict[str, Any]:
+    """Run the study, write its result to `out` and give it. A stopped one goes on where it was.
+
+    Args:
+        data: folder of nlvr-dev.tar and nlvr-test.tar.
+        model: what is tuned, by default runs/demo/model.
+        work: where trainings are kept, by default runs/studies/vl-gpt-nlvr.
+
+    Raises:
+        UserError: no data were given, or fewer than three seeds.
+        DataError: a file of the data is missing or holds no statements.
+        CheckpointError: there is no model.
+    """
+    if data is None:
+        raise UserError("the study nlvr reads nlvr-dev.tar and nlvr-test.tar; name their folder with --data FOLDER")
+    bench = Bench(data, model or MODEL, budget, work or WORK / SLUG)
+    result = run(bench.study(), seeds, out=out, work=bench.work, tell=say)
+    result["accuracy_by_seed"] = {name: _exact(arm, len(bench.labels)) for name, arm in result["arms"].items()}
+    write_json(out, result)
+    return result
+
+
+def _exact(arm: dict[str, Any], statements: int) -> Sequence[dict[str, Any]]:
+    shares = arm["metrics"]["accuracy"]["by_seed"]
+    return [exact_binomial(round(share * statements), statements).to_json() for share in shares]
