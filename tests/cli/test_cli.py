@@ -25,7 +25,7 @@ FLAGS = {
     "show": "--json --results",
     "size": "--json --variant",
     "train": "--allow-other-data --data --out --parts --precision --resume --seed --set --size --steps --workers",
-    "reproduce": "--json --out --seeds",
+    "reproduce": "--data --json --model --out --seeds --study",
     "caption": "--json --model",
     "ask": "--json --model",
     "draw": "--count --json --model --out --seed",
