@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODEL = "folder that `tessera train` wrote"
-SUITES = {"scenes": "tessera.zoo.suites:scenes"}
+SUITES = {"scenes": "tessera.zoo.suites:scenes", "emoji": "tessera.evaluate.emoji_suite:evaluate_emoji"}
 
 
 def _load(folder: Path) -> Any:
