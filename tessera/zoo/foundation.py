@@ -79,6 +79,8 @@ class ImageConditioner:
     def states(self, images: Sequence[Image]) -> Tensor:
         """The encoder's patch states [B, S, C]."""
         pixels = stack_pixels(images, self.pixels).to(self.encoder.device)
+        if self.layer == 0:
+            return first_states(self.encoder, pixels)
         return self.encoder(pixels, output_hidden_states=True).hidden_states[self.layer]
 
     @torch.no_grad()
@@ -113,6 +115,13 @@ class Foundation:
         return self
 
 
+@torch.no_grad()
+def first_states(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
+    """`hidden_states[0]` of a CLIP vision encoder, [B, S, C], without running its layers."""
+    tower = getattr(encoder, "vision_model", encoder)
+    return tower.pre_layrnorm(tower.embeddings(pixel_values))
+
+
 def stack_pixels(images: Sequence[Image], pixels: Pixels) -> Tensor:
     """Pictures decoded and normalised, float32 [B, 3, H, W]."""
     return torch.from_numpy(np.stack([pixels.one(image.pil()) for image in images]))
@@ -134,7 +143,7 @@ def load_mini(names: Mapping[str, str] | None = None, dtype: torch.dtype = torch
     painter = Painter.from_pretrained(where["painter"], dtype)
     pixels = _pixels(vision)
     # Outlines and exact places are all in a small CLIP's first states; a linear map no longer finds them in the last.
-    image = ImageConditioner(painter, vision, pixels, layer=-1)
+    image = ImageConditioner(painter, vision, pixels, layer=0)
     return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
 
 
