@@ -118,7 +118,7 @@ class Foundation:
 @torch.no_grad()
 def first_states(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
     """`hidden_states[0]` of a CLIP vision encoder, [B, S, C], without running its layers."""
-    tower = getattr(encoder, "vision_model", encoder)
+    tower: Any = getattr(encoder, "vision_model", encoder)
     return tower.pre_layrnorm(tower.embeddings(pixel_values))
 
 
