@@ -69,10 +69,10 @@ class Budget:
         captioned: of these, how many are captioned word by word.
     """
 
-    align_steps: int = 240
+    align_steps: int = 200
     caption_steps: int = 100
-    joint_steps: int = 170
-    train_pictures: int = 8000
+    joint_steps: int = 150
+    train_pictures: int = 6000
     captions_each: int = 4
     fitted: int = 2400
     heldout: int = 256
