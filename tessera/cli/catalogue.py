@@ -10,7 +10,6 @@ from typing import Any
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_result, print_table
 from tessera.papers.registry import FAMILIES, LIGHTS, Entry, entry, get, papers
-from tessera.study.table import light
 
 _SIGNS = {"on": "●", "off": "✗", "n/a": "–", "dark": "○"}
 
@@ -52,7 +51,11 @@ class Show:
         sections = {name: list(lines) for name, lines in get(self.slug).describe().items()} if one.built else {}
         file = self.results / f"{self.slug}.json"
         result = json_format.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        lights = dict(one.lights) if result is None else {**one.lights, "claim": light(result)}
+        lights = dict(one.lights)
+        if result is not None:
+            from tessera.study.table import light
+
+            lights["claim"] = light(result)
         if self.json:
             print_json({**one.as_json(), "lights": lights, "sections": sections, "result": result})
             return

@@ -8,10 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
-from tessera.study.table import table
-
 
 def print_json(value: Any) -> None:
     """`value` as indented JSON."""
@@ -30,6 +26,10 @@ def print_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
 
 def print_result(result: Mapping[str, Any]) -> None:
     """A study's claims with their verdicts, its arms, and what it was made on."""
+    from rich.console import Console  # a tenth of a second that most commands need not pay for
+
+    from tessera.study.table import table
+
     Console(width=None if sys.stdout.isatty() else 160).print(table(result))
 
 

@@ -106,7 +106,7 @@ def test_help_names_every_command_and_each_explains_itself(capsys: pytest.Captur
         ("show", "tessera show: needs SLUG; see `tessera show --help`"),
         ("show prior extra", "tessera show: unrecognized arguments: extra"),
         ("papers --serch x", "tessera papers has no option '--serch'; did you mean '--search'?"),
-        ("train vl-gpt --steps many", "--steps takes a whole number, not 'many'"),
+        ("train vl-gpt --steps many", "--steps takes a whole number of 1 or more, not 'many'"),
         ("train vl-gpt --steps 0", "--steps takes a whole number of 1 or more, not '0'"),
         ("train vl-gpt --size minni", "--size does not know 'minni'; did you mean 'mini'?"),
         ("train vl-gpt --parts language", "'language' is not of the form key=value"),
