@@ -62,7 +62,8 @@ class Budget:
     """What every arm gets. The default ends within half an hour on two cores.
 
     Args:
-        align_steps: of the image tokenizer; caption_steps and joint_steps: of the language model in parts 1 and 2.
+        align_steps: of the image tokenizer, with `align_batch` pictures each.
+        caption_steps, joint_steps: of the language model in parts 1 and 2, with `rows` packed rows each.
         train_pictures: drawn for training, each with `captions_each` captions.
         fitted: of these, how many the linear readouts and the missing regression head are fitted to.
         heldout: pictures of held-out combinations that everything is measured on.
@@ -70,11 +71,13 @@ class Budget:
     """
 
     align_steps: int = 200
+    align_batch: int = 24
     caption_steps: int = 100
-    joint_steps: int = 150
-    train_pictures: int = 6000
+    joint_steps: int = 160
+    rows: int = 4
+    train_pictures: int = 4000
     captions_each: int = 4
-    fitted: int = 2400
+    fitted: int = 2000
     heldout: int = 256
     captioned: int = 128
 
@@ -258,7 +261,7 @@ class Bench:
         return Study(
             slug="vl-gpt", title="what the image tokenizer estimates; one objective for words and pictures",
             arms=arms, claims=claims(self.budget), config=self.shared, notes=NOTES,
-            tuning="no arm was tuned: all take the recipe of `tessera train vl-gpt`, shortened",
+            tuning="no arm was tuned: all take the recipe of `tessera train vl-gpt`, in fewer and smaller steps",
         )  # fmt: skip
 
     def target(self, name: str, seed: int) -> Outcome:
@@ -281,14 +284,14 @@ class Bench:
         return trained.outcome(items, ("language",))
 
     def changed(self, steps: int, weights: tuple[float, float], visual: float = 1.0) -> Any:
-        """The recipe with these steps of the language model and weights of the losses."""
-        recipe = self.recipe
+        """The recipe with these steps of the language model and weights of the losses, in the study's sizes."""
+        recipe, budget = self.recipe, self.budget
         return replace(
             recipe,
             tokenizer={**recipe.tokenizer, "image_weight": weights[0], "text_weight": weights[1]},
             model={**recipe.model, "visual_loss_weight": visual},
-            align=replace(recipe.align, steps=self.budget.align_steps),
-            pretrain=replace(recipe.pretrain, steps=steps),
+            align=replace(recipe.align, steps=budget.align_steps, batch=budget.align_batch),
+            pretrain=replace(recipe.pretrain, steps=steps, batch=budget.rows),
         )
 
     def train(self, name: str, recipe: Any, data: type[Streams], seed: int) -> Trained:

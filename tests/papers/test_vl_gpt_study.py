@@ -24,14 +24,14 @@ from tessera.study.verdict import ITEMS, SEEDS
 
 STEPS = 2
 TINY = Budget(
-    align_steps=STEPS, caption_steps=STEPS, joint_steps=STEPS, train_pictures=24, captions_each=1, fitted=10,
-    heldout=6, captioned=3,
+    align_steps=STEPS, align_batch=3, caption_steps=STEPS, joint_steps=STEPS, rows=1, train_pictures=24,
+    captions_each=1, fitted=10, heldout=6, captioned=3,
 )  # fmt: skip
 SMALL = replace(
     MINI,
     tokenizer={**MINI.tokenizer, "width": 64, "depth": 1, "heads": 1, "mlp_width": 64},
     row_length=160,
-    align=Schedule(steps=1, batch=3, lr=1e-3),
+    align=Schedule(steps=1, batch=1, lr=1e-3),
     pretrain=Schedule(steps=1, batch=1, lr=1e-3),
 )
 
