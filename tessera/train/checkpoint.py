@@ -26,6 +26,7 @@ from tessera.errors import CheckpointError, UserError
 from tessera.files import atomic_folder, sha256, write_json
 
 FORMAT = 1
+NAMED = 5  # changed settings that a refusal names
 Tensors = Mapping[str, Tensor]
 
 
@@ -49,17 +50,18 @@ def compare_config(saved: Mapping[str, Any], now: Mapping[str, Any], origin: Pat
     """Refuse to go on with other settings.
 
     Raises:
-        CheckpointError: naming each field that changed, its old and its new value.
+        CheckpointError: naming the fields that changed, outermost first, their old and their new values.
     """
     old, new = flatten(saved), flatten(now)
     changed = [
         f"{name}: {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
-        for name in sorted(set(old) | set(new))
+        for name in sorted(set(old) | set(new), key=lambda name: (name.count("."), name))
         if old.get(name, "absent") != new.get(name, "absent")
     ]
     if changed:
+        more = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise CheckpointError(
-            f"{origin} was written with other settings ({'; '.join(changed)});"
+            f"{origin} was written with other settings ({'; '.join(changed[:NAMED])}{more});"
             " resume with the old ones, or start a new run in another --out"
         )
 

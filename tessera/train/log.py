@@ -28,15 +28,16 @@ def cut(file: Path, step: int) -> None:
     """Drop the lines of `file` after `step`, and a last line that was cut short."""
     if not file.exists():
         return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    held, kept = file.read_text(encoding="utf-8"), []
+    for line in held.splitlines():
         try:
             if json.loads(line)["step"] > step:
                 continue
         except (ValueError, KeyError, TypeError):
             continue
         kept.append(line + "\n")
-    write_text(file, "".join(kept))
+    if "".join(kept) != held:
+        write_text(file, "".join(kept))
 
 
 class MetricsLog:
