@@ -1,0 +1,71 @@
+"""Backbones by name, so that any of them can be the eyes of any model.
+
+    backbone = create("t2t-vit-14", image_size=64)
+
+A new architecture calls `register` for each of its named sizes at the end of its module, and adds that module to
+ARCHITECTURES. The modules are imported with the first look-up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel, PreTrainedConfig
+
+from tessera.errors import UserError, nearest, reason
+from tessera.vision.base import VisionBackbone
+
+ARCHITECTURES: tuple[str, ...] = ()
+
+_factories: dict[str, Callable[..., PreTrainedConfig]] = {}
+
+
+def register(name: str, factory: Callable[..., PreTrainedConfig]) -> None:
+    """Let `name` stand for the configuration that `factory(**changes)` makes, `functools.partial(Config, depth=14)`
+    for instance. Its class is known to AutoConfig, and its model to AutoModel."""
+    _factories[name] = factory
+
+
+def import_architectures() -> None:
+    """Import the modules of all architectures, so that AutoConfig and AutoModel know them too."""
+    for module in ARCHITECTURES:
+        importlib.import_module(module)
+
+
+def names() -> list[str]:
+    """All named backbones, sorted."""
+    import_architectures()
+    return sorted(_factories)
+
+
+def config(name: str, **changes: Any) -> PreTrainedConfig:
+    """The configuration of a named backbone with some of its fields changed.
+
+    Raises:
+        UserError: no backbone has this name, or no field that of a change, with the nearest one; or a value that the
+            architecture refuses.
+    """
+    import_architectures()
+    if name not in _factories:
+        raise UserError(f"no backbone is named {name!r}{nearest(name, _factories)}")
+    fields = [field.name for field in dataclasses.fields(_factories[name]())]
+    for change in changes:
+        if change not in fields:
+            raise UserError(f"{name} has no field {change!r}{nearest(change, fields)}")
+    try:
+        return _factories[name](**changes)
+    except StrictDataclassError as error:  # a value of a wrong type
+        raise UserError(f"{name} cannot be built so: {reason(error)}") from error
+
+
+def create(name: str, **changes: Any) -> VisionBackbone:
+    """A named backbone with new weights.
+
+    Raises:
+        UserError: as `config`.
+    """
+    return AutoModel.from_config(config(name, **changes))
