@@ -1,7 +1,4 @@
-"""Stochastic depth (Huang et al. 2016): a residual branch is left out for a whole sample at a time.
-
-Legend: B samples.
-"""
+"""Stochastic depth (Huang et al. 2016): in training, a residual branch is left out for some samples."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from tessera.errors import UserError
 
 
 class DropPath(nn.Module):
-    """In training each sample of x [B, ...] becomes zero with chance `rate`, and the others grow by 1 / (1 - rate), so
-    that the mean stays. In evaluation x as it is.
+    """A branch [B, ...]: zero with chance `rate` for each sample, scaled up otherwise; the identity in evaluation.
 
     Raises:
         UserError: a rate outside [0, 1).
@@ -24,11 +20,13 @@ class DropPath(nn.Module):
             raise UserError(f"a drop-path rate is in [0, 1), not {rate}")
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, branch: Tensor) -> Tensor:
         if not self.training or not self.rate:
-            return x
-        kept = x.new_empty(x.shape[0], *(1,) * (x.dim() - 1)).bernoulli_(1 - self.rate)
-        return x * kept.div_(1 - self.rate)
+            return branch
+        kept = branch.new_empty(branch.shape[0], *(1,) * (branch.dim() - 1)).bernoulli_(1 - self.rate)
+        return branch * kept.div_(1 - self.rate)
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
+
+def drop_path_rates(highest: float, depth: int) -> list[float]:
+    """The rate of each of `depth` blocks, linear from 0 in the first to `highest` in the last."""
+    return [highest * block / max(depth - 1, 1) for block in range(depth)]
