@@ -9,41 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tessera.layers.attention import attend
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """[B, L, W] -> [B, heads, L, W / heads]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-class SelfAttention(nn.Module):
-    """Causal multi-head self-attention, [B, L, W] -> [B, L, W]."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(attend(q, k, v, causal=True).transpose(1, 2).flatten(2))
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of x [B, L, W] over a memory [B, S, M], which every position reads whole."""
-
-    def __init__(self, width: int, heads: int, memory_width: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(memory_width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        k, v = (_heads(part, self.heads) for part in self.kv(memory).chunk(2, dim=-1))
-        return self.out(attend(_heads(self.q(x), self.heads), k, v).transpose(1, 2).flatten(2))
+from tessera.layers.multihead import CrossAttention, SelfAttention
 
 
 class DecoderBlock(GradientCheckpointingLayer):
@@ -53,7 +19,7 @@ class DecoderBlock(GradientCheckpointingLayer):
     def __init__(self, width: int, heads: int, mlp_width: int, memory_width: int) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = SelfAttention(width, heads)
+        self.self_attention = SelfAttention(width, heads, causal=True)
         self.cross_norm = nn.LayerNorm(width)
         self.cross_attention = CrossAttention(width, heads, memory_width)
         self.mlp_norm = nn.LayerNorm(width)

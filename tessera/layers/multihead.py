@@ -1,0 +1,54 @@
+"""Multi-head attention with its projections.
+
+Legend: B batch, L positions, S memory positions, W width, M memory width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tessera.layers.attention import attend
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, L, W] -> [B, heads, L, W / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, [B, L, W] -> [B, L, W].
+
+    Args:
+        causal: position i reads positions 0..i, else all read all.
+        qkv_bias: whether the projections to query, key and value have biases; the one out of attention has.
+        scale: factor on the scores; (W / heads) ** -0.5 by default.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, causal: bool = False, qkv_bias: bool = True, scale: float | None = None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.scale = scale
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.out(attend(q, k, v, causal=self.causal, scale=self.scale).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of x [B, L, W] over a memory [B, S, M], which every position reads whole."""
+
+    def __init__(self, width: int, heads: int, memory_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(memory_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        k, v = (split_heads(part, self.heads) for part in self.kv(memory).chunk(2, dim=-1))
+        return self.out(attend(split_heads(self.q(x), self.heads), k, v).transpose(1, 2).flatten(2))

@@ -1,0 +1,56 @@
+"""Tables that tell tokens of a grid where they stand.
+
+Legend: B pictures, E extra tokens before the grid (a class token), h x w grid, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sine_table(positions: int, width: int) -> Tensor:
+    """Sines and cosines float32 [positions, W] in turn along the width (Vaswani et al. 2017): column j of row p is
+    the sine (even j) or cosine (odd j) of p / 10000 ** (2 * (j // 2) / W)."""
+    rates = 10000.0 ** (-2 * (torch.arange(width, dtype=torch.float64) // 2) / width)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates
+    return torch.where(torch.arange(width) % 2 == 0, angles.sin(), angles.cos()).float()
+
+
+def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A table [E + h * w, W] for grid `old` as [E + h' * w', W] for grid `new`: bicubic in float32, edges not aligned,
+    as published vision transformers move to another resolution. The E rows before the grid stay as they are."""
+    if old == new:
+        return table
+    extra = table.shape[0] - old[0] * old[1]
+    grid = table[extra:].float().T.reshape(1, -1, *old)
+    resized = F.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([table[:extra], resized[0].flatten(1).T.to(table.dtype)])
+
+
+class PositionTable(nn.Module):
+    """Adds a row of a table to each token; for another grid than its own the table is interpolated.
+
+    Args:
+        grid: (h, w) that the table is made for.
+        extra: E, tokens before the grid that have rows of their own.
+        kind: "learned" is a parameter, which the model initialises; "sine" a fixed buffer, see `sine_table`.
+    """
+
+    table: Tensor
+
+    def __init__(self, grid: tuple[int, int], width: int, *, extra: int, kind: Literal["learned", "sine"]) -> None:
+        super().__init__()
+        self.grid = grid
+        rows = extra + grid[0] * grid[1]
+        if kind == "learned":
+            self.table = nn.Parameter(torch.zeros(rows, width))
+        else:
+            self.register_buffer("table", sine_table(rows, width))
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, E + h * w, W] of any grid -> the same with positions."""
+        return tokens + resize_table(self.table, self.grid, grid)
