@@ -1,0 +1,49 @@
+"""What a model weighs and costs, counted on the meta device: no weights, no memory, no time.
+
+with torch.device("meta"):
+    model = create("vit-b16")
+count(model, {"pixel_values": torch.empty(1, 3, 224, 224, device="meta")})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, int | float]:
+    """Parameters of `model`, and what one forward pass in evaluation mode costs.
+
+    Args:
+        inputs: arguments of the forward pass by name, on the model's device; for one example, as published figures are.
+
+    Returns:
+        `parameters`, all of them, each once; `trainable`, those that take a gradient; and where inputs are given
+        `gmacs`, 10^9 multiply-additions in matrix products, convolutions and attention, as PyTorch's counter finds
+        them (half its FLOPs). Elementwise work, norms and softmax are not in it.
+    """
+    parameters = list(model.parameters())
+    counted: dict[str, int | float] = {
+        "parameters": sum(one.numel() for one in parameters),
+        "trainable": sum(one.numel() for one in parameters if one.requires_grad),
+    }
+    if inputs is not None:
+        counted["gmacs"] = macs(model, inputs) / 1e9
+    return counted
+
+
+def macs(model: nn.Module, inputs: Mapping[str, Any]) -> int:
+    """Multiply-additions of one forward pass in evaluation mode; see `count`."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(**inputs)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return counter.get_total_flops() // 2
