@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files",),
+    ("weights",),
     ("data",),
     ("layers",),
     ("vision", "tokenizers", "connect", "reduce", "objectives"),

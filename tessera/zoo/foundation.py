@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from tessera.errors import CheckpointError, UserError, nearest, reason
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.diffusion.painter import Painter
 from tessera.models.diffusion.published import load_published
-from tessera.models.weights import shapes_in, weight_files
+from tessera.weights import Model, read_model
 from tessera.zoo.parts import load_tokenizer, locate
 
 PUBLISHED = ("language", "vision", "painter", "adapter", "image_encoder")
@@ -37,7 +37,6 @@ MINI = {
     "language": "mini/lm", "vision": "mini/clip", "painter": "mini/diffusion", "text_encoder": "mini/clip",
     "image_encoder": "mini/clip",
 }  # fmt: skip
-Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass
@@ -179,31 +178,15 @@ def load_published_parts(names: Mapping[str, str], dtype: torch.dtype = torch.fl
 
 
 def read_part(kind: type[Model], folder: str | Path, dtype: torch.dtype, **options: Any) -> Model:
-    """A model of transformers with every weight from its folder.
+    """`read_model`, with the way out where the part is not on this machine.
 
     Raises:
-        CheckpointError: the folder is absent, damaged, pickled, or of another model; what transformers would make up
-            for a missing weight is never taken.
+        CheckpointError: as `read_model`.
     """
-    local = Path(folder)
-    if local.is_dir():
-        for file in weight_files(local):
-            shapes_in(file)
     try:
-        loaded: Any = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-    except Exception as error:  # the libraries raise many kinds, down to the bare class, for a file that is cut short
-        raise CheckpointError(
-            f"{folder} cannot be loaded as a {kind.__name__}: {reason(error)}{_fetch(folder)}"
-        ) from error
-    model, report = loaded
-    absent = sorted(report["missing_keys"]) + [str(one[0]) for one in report["mismatched_keys"]]
-    if absent:
-        raise CheckpointError(
-            f"{folder} does not hold a {kind.__name__}: {len(absent)} of its weights are missing, such as {absent[0]}"
-        )
-    return model
+        return read_model(kind, folder, dtype, **options)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_fetch(folder)}") from error
 
 
 def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:

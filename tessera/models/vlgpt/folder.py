@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from tessera.errors import CheckpointError, nearest, reason
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.models.weights import check_weights
+from tessera.weights import check_weights
 
 OURS = (VLGPTConfig, CausalTokenizerConfig)
 _WRITTEN = {"transformers_version", "torch_dtype"}  # beside the fields, transformers writes these

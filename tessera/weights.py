@@ -1,21 +1,30 @@
-"""Weights of a folder, looked at before anything is built from them: only the headers of their files are read."""
+"""Weights from files: looked at before anything is built from them, and loaded whole or not at all.
+
+Safetensors only. Looking reads no more than the headers of the files.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from tessera.errors import CheckpointError
+from tessera.errors import CheckpointError, reason
 
 NAME = "model.safetensors"
 INDEX = f"{NAME}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
+SHOWN = 5  # names in a sentence about what differs
+
 Shapes = dict[str, tuple[int, ...]]
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -72,6 +81,60 @@ def check_weights(model: nn.Module, folder: Path) -> None:
     found: Shapes = {}
     for file in weight_files(folder):
         found |= shapes_in(file)
+    differing = _differences(model, found)
+    if differing:
+        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {differing}")
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Give `model` the weights in `state`, every one of them and no others.
+
+    Args:
+        source: where they come from, for the message.
+
+    Raises:
+        CheckpointError: names or shapes differ, as for weights of another architecture, with the first of them.
+    """
+    differing = _differences(model, {name: tuple(value.shape) for name, value in state.items()})
+    if differing:
+        raise CheckpointError(f"{source} does not hold the weights of a {type(model).__name__}: {differing}")
+    model.load_state_dict(dict(state), strict=False)  # strict would ask for tied weights twice
+
+
+def read_model(kind: type[Model], folder: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> Model:
+    """A model of transformers with every weight from its folder, in evaluation mode. Weights that the model has no
+    place for, such as the text half of a CLIP, are passed over.
+
+    Args:
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        CheckpointError: the folder is absent, damaged, pickled, or of another model; what transformers would make up
+            for a missing weight is never taken.
+    """
+    local = Path(folder)
+    if local.is_dir():
+        for file in weight_files(local):
+            shapes_in(file)
+    try:
+        loaded: Any = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # the libraries raise many kinds, down to the bare class, for a file that is cut short
+        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {reason(error)}") from error
+    model, report = loaded
+    lists = {
+        "missing": sorted(report["missing_keys"]),
+        "of another shape": sorted(str(one[0]) for one in report["mismatched_keys"]),
+    }
+    if any(lists.values()):
+        lists["unexpected"] = sorted(report["unexpected_keys"])
+        raise CheckpointError(f"{folder} does not hold a {kind.__name__}: of its weights are {_say(lists)}")
+    return model
+
+
+def _differences(model: nn.Module, found: Shapes) -> str:
+    """How weights of these names and shapes differ from those of `model`; empty where they do not."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     unsaved = wanted.keys() - _unique(model)  # tied to one that is saved
     lists = {
@@ -83,8 +146,7 @@ def check_weights(model: nn.Module, folder: Path) -> None:
             if found[name] != wanted[name]
         ],
     }
-    if any(lists.values()):
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {_say(lists)}")
+    return _say(lists) if any(lists.values()) else ""
 
 
 def _unique(model: nn.Module) -> set[str]:
@@ -93,8 +155,12 @@ def _unique(model: nn.Module) -> set[str]:
 
 
 def _say(lists: Mapping[str, list[str]]) -> str:
+    """How many of each, with the first SHOWN names, taken from the lists in turn."""
+    turns = [(place, what) for what, names in lists.items() for place in range(len(names))]
+    shown = [what for _, what in sorted(turns, key=lambda turn: turn[0])[:SHOWN]]
     parts = []
     for what, names in lists.items():
-        more = ", ..." if len(names) > 3 else ""
-        parts.append(f"{len(names)} {what}" + (f" ({', '.join(names[:3])}{more})" if names else ""))
+        first = names[: shown.count(what)]
+        more = [] if len(first) == len(names) else ["..."]
+        parts.append(f"{len(names)} {what}" + (f" ({', '.join(first + more)})" if names else ""))
     return ", ".join(parts)
