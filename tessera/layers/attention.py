@@ -27,6 +27,7 @@ def attend(
     mask: Tensor | None = None,
     causal: bool = False,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax attention by the kernel that was measured to be fastest here.
 
@@ -37,6 +38,7 @@ def attend(
         mask: broadcastable to [B, H, L, S]; bool (True = may be read) or a float that is added to the scores.
         causal: query i reads keys 0..i. Not together with `mask`.
         scale: factor on the scores; D ** -0.5 by default.
+        dropout: share of the weights that is dropped now; the caller gives 0 in evaluation.
 
     Returns:
         [B, H, L, D].
@@ -44,12 +46,12 @@ def attend(
     if causal and mask is not None:
         raise ValueError("give `mask` or `causal`, not both: fold the causal pattern into the mask")
     if _products_are_faster(q, k, v):
-        return _by_products(q, k, v, mask, causal, q.shape[-1] ** -0.5 if scale is None else scale)
+        return _by_products(q, k, v, mask, causal, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
     if mask is not None and mask.dtype not in (torch.bool, q.dtype):
         mask = mask.to(q.dtype)
     shared_heads = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=shared_heads
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=shared_heads
     )
 
 
@@ -62,7 +64,9 @@ def _products_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return max(q.shape[2], k.shape[2]) <= LONGEST_FOR_PRODUCTS and any(x.requires_grad for x in (q, k, v))
 
 
-def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+def _by_products(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, dropout: float
+) -> Tensor:
     batch, heads, length, width = q.shape
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
@@ -72,7 +76,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: b
     # beta = 0 makes baddbmm ignore the bias altogether.
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), beta=int(mask is not None), alpha=scale)
-    return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(batch, heads, length, width)
+    weights = F.dropout(scores.softmax(-1).to(v.dtype), dropout)
+    return torch.bmm(weights, v).view(batch, heads, length, width)
 
 
 def _bias(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> Tensor:

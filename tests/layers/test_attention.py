@@ -56,6 +56,18 @@ def test_both_kernels_equal_the_formula_in_value_and_gradient(monkeypatch, produ
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("products", [False, True])
+def test_dropout_takes_out_that_share_of_the_weights_and_scales_up_the_rest(monkeypatch, products):
+    monkeypatch.setattr(attention, "_products_are_faster", lambda *_: products)
+    torch.manual_seed(0)
+    q, k, v = torch.zeros(1, 1, 500, 8), torch.zeros(1, 1, 100, 8), torch.ones(1, 1, 100, 8)
+    out = attend(q, k, v, dropout=0.25)  # each row: kept weights, 1 / 75 each
+    kept = out[..., 0] * 75
+    assert torch.allclose(kept, kept.round(), atol=1e-3)
+    assert 70 < kept.mean() < 80 and len(kept.round().unique()) > 5
+    assert torch.equal(attend(q, k, v), attend(q, k, v))
+
+
 def test_products_serve_only_short_bf16_training_on_cpu():
     assert attention._products_are_faster(*qkv(dtype=torch.bfloat16, grad=True))
     assert not attention._products_are_faster(*qkv(dtype=torch.bfloat16))
