@@ -2,75 +2,110 @@
 
 from __future__ import annotations
 
-import json as json_format
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_result, print_table
-from tessera.papers.registry import FAMILIES, LIGHTS, Entry, entry, get, papers
-
-_SIGNS = {"on": "●", "off": "✗", "n/a": "–", "dark": "○"}
-
-
-def _lights(one: Entry) -> str:
-    return "".join(_SIGNS[one.lights[name]] for name in LIGHTS)
+from tessera.errors import UserError, nearest
+from tessera.papers import lights
+from tessera.papers.figures import Beside, beside, flat
+from tessera.papers.lights import LIGHTS, SIGNS
+from tessera.papers.registry import FAMILIES, Entry, Paper, entry, get, papers
 
 
 @dataclass
 class Papers:
     """The works that Tessera is about.
 
-    The five lights are size, exact, claim, use, weights: ● on, ✗ off, – not applicable, ○ not built.
+    The five lights are size, exact, claim, use, weights: ● on, ✗ off, – not applicable, ○ not shown yet.
     """
 
-    search: str | None = option("only those whose slug, title or summary has this text", None)
+    search: str | None = option("only those that are about this, the nearest first", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
-        wanted = (self.search or "").lower()
-        found = [one for one in papers() if wanted in f"{one.slug} {one.title} {one.summary}".lower()]
+        found: Sequence[Entry] = papers()
+        if self.search is not None:
+            from tessera.papers.search import search
+
+            found = search(self.search)
         if self.json:
             print_json([one.as_json() for one in found])
             return
-        rows = [(one.slug, one.year, _lights(one), "".join(one.families), one.summary) for one in found]
+        if not found:
+            print(f"no paper is about {self.search!r}; `tessera papers` lists all")
+            return
+        rows = [
+            (
+                one.slug,
+                one.year,
+                "".join(SIGNS[one.lights[name]] for name in LIGHTS),
+                "".join(one.families),
+                one.summary,
+            )
+            for one in found
+        ]
         print_table(rows, ("slug", "year", "lights", "family", "in one line"))
 
 
 @dataclass
 class Show:
-    """One work: what it is, its parts, stages, claims and figures, and what was measured here."""
+    """One work: what it is, its parts, stages and claims, its figures beside ours, and what was measured here."""
 
     slug: str = argument("the short name that `tessera papers` lists")
-    results: Path = option("folder of result files", Path("results"))
+    results: Path = option("folder of result files, looked at before those that ship", Path("results"))
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         one = entry(self.slug)
-        sections = {name: list(lines) for name, lines in get(self.slug).describe().items()} if one.built else {}
-        file = self.results / f"{self.slug}.json"
-        result = json_format.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        lights = dict(one.lights)
-        if result is not None:
-            from tessera.study.table import light
-
-            lights["claim"] = light(result)
+        paper = get(self.slug) if one.built else None
+        sections = {name: list(lines) for name, lines in paper.describe().items()} if paper else {}
+        counted = beside(paper.figures(), paper.size) if paper else []
+        names = [self.slug, *(f"{self.slug}-{study}" for study in paper.studies)] if paper else []
+        found = [lights.result(name, self.results, lights.shipped()) for name in names]
+        measured = [one for one in found if one]
+        lit = one.lit(self.results)
         if self.json:
-            print_json({**one.as_json(), "lights": lights, "sections": sections, "result": result})
+            main = found[0][1] if found and found[0] else None
+            further = {file.stem: result for file, result in measured if file.stem != self.slug}
+            figures = [row.as_json() for row in counted]
+            about = {**one.as_json(), "lights": lit, "sections": sections, "figures": figures}
+            print_json({**about, "result": main, "further": further})
             return
         print(f"{one.title}\n{one.slug} · {one.year} · arXiv {one.arxiv}\n\n{one.summary}\n")
         print("families: " + ", ".join(FAMILIES[letter] for letter in one.families))
-        print("lights:   " + ", ".join(f"{name} {lights[name]}" for name in LIGHTS))
-        if not one.built:
+        print("can do:   " + ", ".join(one.capabilities))
+        print("lights:   " + ", ".join(f"{name} {lit[name]}" for name in LIGHTS))
+        for name, reason in one.not_applicable.items():
+            print(f"          {name} does not apply: {reason}")
+        if paper is None:
             print("\nIn the catalogue, not built yet.")
-        if one.capabilities:
-            print("can do:   " + ", ".join(one.capabilities))
+            return
         for name, lines in sections.items():
             print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines))
-        if result is not None:
+        _print_figures(counted, paper)
+        for file, result in measured:
             print(f"\nmeasured: {file}")
             print_result(result)
+
+
+def _print_figures(counted: Sequence[Beside], paper: Paper) -> None:
+    """Published figures beside ours, and those that do not follow."""
+    if paper.variants:
+        print("\nvariants\n  " + ", ".join(paper.variants))
+    if counted:
+        print("\nfigures, ours counted from the published configuration")
+        print_table(
+            [(f"  {row.figure.name}", row.figure.published, number(row.ours)) for row in counted],
+            ("  figure", "published", "ours"),
+        )
+    wrong = [row for row in counted if not row.follows]
+    if wrong:
+        print("\npublished figures that do not follow from the published configuration")
+        for row in wrong:
+            print(f"  {row.figure.name}: {row.figure.published}, ours {number(row.ours)}: {row.figure.note}")
 
 
 @dataclass
@@ -82,19 +117,12 @@ class Size:
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
-        found = get(self.slug).size(self.variant)
+        paper = get(self.slug)
+        if self.variant is not None and self.variant not in paper.variants:
+            hint = nearest(self.variant, paper.variants) if paper.variants else "; it has one size, without a name"
+            raise UserError(f"{self.slug} has no variant {self.variant!r}{hint}")
+        found = paper.size(self.variant)
         if self.json:
             print_json(found)
         else:
-            print_table(list(_flat(found)), ("figure", "value"))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as rows, inner names after outer ones."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{name} / ")
-        else:
-            rows.append((prefix + name, number(value)))
-    return rows
+            print_table([(name, number(value)) for name, value in flat(found)], ("figure", "value"))

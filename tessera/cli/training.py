@@ -63,7 +63,7 @@ class Reproduce:
     """Arms by seeds at equal budget, paired differences with 95 % intervals, and a verdict."""
 
     slug: str = argument("the short name that `tessera papers` lists")
-    seeds: int = option("how many seeds each arm is trained with; one gives no interval", 3, least=2)
+    seeds: int = option("how many seeds each arm is trained with", 3, least=3)
     study: str | None = option(
         "a further study of the paper, such as nlvr of vl-gpt (default: that of its claims)", None
     )

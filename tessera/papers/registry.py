@@ -7,14 +7,21 @@ file in `tessera/papers/` (slug `vl-gpt`, file `vl_gpt.py`) that registers a cla
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tessera.errors import UserError, nearest
+from tessera.papers import lights
+from tessera.papers.figures import Figure
+from tessera.papers.lights import LIGHTS, Light
+
+if TYPE_CHECKING:
+    from tessera.study.design import Study
 
 FAMILIES = {
     "S": "unified understanding and generation",
@@ -32,8 +39,13 @@ FAMILIES = {
     "C": "compression of models",
     "E": "evaluation or survey",
 }
-LIGHTS = ("size", "exact", "claim", "use", "weights")
-Light = Literal["on", "off", "n/a", "dark"]
+CAPABILITIES = (
+    "any-to-any", "depth-estimation", "feature-extraction", "image-classification", "image-segmentation",
+    "image-text-to-text", "image-to-image", "image-to-text", "image-to-video", "keypoint-detection", "multiple-choice",
+    "object-detection", "robotics", "text-classification", "text-generation", "text-to-image", "text-to-video",
+    "unconditional-image-generation", "video-classification", "video-text-to-text", "visual-question-answering",
+    "zero-shot-image-classification",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,30 +71,54 @@ class TrainOptions:
     workers: int | None = None
 
 
-class Paper(Protocol):
-    """What a built paper can be asked for."""
+def say(text: str) -> None:
+    """A line of progress."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class Paper:
+    """What a built paper can be asked for. A paper's class fills in what it has; it is made without arguments.
+
+    Attributes:
+        slug: its name in the catalogue, set by `@paper`.
+        variants: names that `size` takes beside None.
+    """
+
+    slug: str
+    variants: Sequence[str] = ()
 
     def describe(self) -> Mapping[str, Sequence[str]]:
-        """Headed lists of lines for `tessera show`: parts, stages, claims, figures."""
-        ...
+        """Headed lists of lines for `tessera show`: parts, stages, claims."""
+        return {}
+
+    def figures(self) -> Sequence[Figure]:
+        """Figures that the paper prints, each with the place of ours in `size`."""
+        return ()
 
     def size(self, variant: str | None = None) -> dict[str, Any]:
-        """Parameters, FLOPs and tokens at published size, counted on the meta device."""
-        ...
+        """Parameters, multiply-adds and tokens at published size, counted on the meta device; all or one variant."""
+        raise UserError(f"{self.slug} has nothing to count")
 
     def train(self, options: TrainOptions) -> Path:
         """Train, and give the folder of the finished model."""
-        ...
+        raise UserError(f"{self.slug} has nothing to train")
+
+    def study(self) -> Study:
+        """The study of the paper's headline claims."""
+        raise UserError(f"{self.slug} has no study")
 
     def reproduce(self, seeds: int, out: Path) -> dict[str, Any]:
-        """Run the study of the paper's claims; write its result to `out` and give it."""
-        ...
+        """Run `study`, write its result to `out` and give it. A stopped one goes on where it was."""
+        from tessera.study.engine import run  # numpy; most commands need neither
+
+        return run(self.study(), seeds, out=out, tell=say)
 
     @property
     def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
         """Further studies by name: functions of `seeds`, `out`, `data` and `model`, each of the last two a Path or
         None."""
-        ...
+        return {}
 
 
 @dataclass(frozen=True)
@@ -94,9 +130,10 @@ class Entry:
     families: tuple[str, ...]
     title: str
     summary: str
-    arxiv: str | None = None
-    capabilities: tuple[str, ...] = ()
-    lights: Mapping[str, Light] = field(default_factory=lambda: dict.fromkeys(LIGHTS, "dark"))
+    arxiv: str
+    capabilities: tuple[str, ...]
+    keywords: tuple[str, ...]
+    not_applicable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -107,6 +144,17 @@ class Entry:
     def built(self) -> bool:
         """Whether that file exists."""
         return (resources.files(__package__) / f"{self.module}.py").is_file()
+
+    @cached_property
+    def lights(self) -> Mapping[str, Light]:
+        """Its lights by the results that belong to this version."""
+        return self.lit()
+
+    def lit(self, *folders: Path) -> dict[str, Light]:
+        """Its lights where results in `folders` come before those that belong to this version."""
+        if not self.built:
+            return dict.fromkeys(LIGHTS, "dark")
+        return {**lights.lights(self.slug, *folders, lights.shipped()), **dict.fromkeys(self.not_applicable, "n/a")}
 
     def as_json(self) -> dict[str, Any]:
         """The entry as plain JSON values."""
@@ -119,7 +167,9 @@ class Entry:
             "arxiv": self.arxiv,
             "built": self.built,
             "capabilities": list(self.capabilities),
+            "keywords": list(self.keywords),
             "lights": dict(self.lights),
+            "not_applicable": dict(self.not_applicable),
         }
 
 
@@ -127,20 +177,11 @@ class Entry:
 def papers() -> tuple[Entry, ...]:
     """All works, in the order of the catalogue."""
     rows = json.loads((resources.files(__package__) / "catalogue.json").read_text(encoding="utf-8"))
-    return tuple(_entry(row) for row in rows)
+    return tuple(Entry(**{name: _fixed(value) for name, value in row.items()}) for row in rows)
 
 
-def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(
-        slug=row["slug"],
-        year=row["year"],
-        families=tuple(row["families"]),
-        title=row["title"],
-        summary=row["summary"],
-        arxiv=row["arxiv"],
-        capabilities=tuple(row.get("capabilities", ())),
-        lights={**dict.fromkeys(LIGHTS, "dark"), **row.get("lights", {})},
-    )
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def entry(slug: str) -> Entry:
@@ -155,8 +196,8 @@ def entry(slug: str) -> Entry:
     return known[slug]
 
 
-_BUILT: dict[str, type[Any]] = {}
-_Class = TypeVar("_Class", bound=type)
+_BUILT: dict[str, type[Paper]] = {}
+_Class = TypeVar("_Class", bound=type[Paper])
 
 
 def paper(slug: str) -> Callable[[_Class], _Class]:
@@ -164,6 +205,7 @@ def paper(slug: str) -> Callable[[_Class], _Class]:
     entry(slug)
 
     def register(cls: _Class) -> _Class:
+        cls.slug = slug
         _BUILT[slug] = cls
         return cls
 
@@ -181,5 +223,4 @@ def get(slug: str) -> Paper:
         built = ", ".join(one.slug for one in papers() if one.built) or "none yet"
         raise UserError(f"{slug!r} is in the catalogue but not built yet; built are: {built}")
     import_module(f"{__package__}.{found.module}")
-    made: Paper = _BUILT[slug]()
-    return made
+    return _BUILT[slug]()

@@ -27,7 +27,8 @@ from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfi
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.objectives.routing import route
-from tessera.papers.registry import TrainOptions, paper
+from tessera.papers.figures import Figure
+from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
 from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_nlvr import reproduce as nlvr
@@ -308,7 +309,7 @@ def _embedded() -> list[tuple[str, float]]:
 
 
 @paper("vl-gpt")
-class VLGPT:
+class VLGPT(Paper):
     """One causal transformer over words and pictures, one objective: the next element."""
 
     def describe(self) -> Mapping[str, Sequence[str]]:
@@ -322,6 +323,13 @@ class VLGPT:
                 " 133.7 against 123.6 and 131.1)",
             ],
         }
+
+    def figures(self) -> Sequence[Figure]:
+        """Section 4.1 and the names of the parts."""
+        return (
+            Figure("VL-GPT with its image tokenizer", "7.5 B", at="parameters / total"),
+            Figure("language model", "7 B", at="parameters / language_model"),
+        )
 
     def size(self, variant: str | None = None) -> dict[str, Any]:
         """Parameters of each part at published size, counted on the meta device."""

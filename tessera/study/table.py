@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -62,11 +62,6 @@ def table(result: Mapping[str, Any]) -> RenderableType:
     ]
     colour = "" if result["budget"]["equal"] else "bold red"
     return Group(_claims(result), _arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
-
-
-def light(result: Mapping[str, Any]) -> Literal["on", "off"]:
-    """The light "claim" of a paper with this result: on where every claim holds."""
-    return "on" if result["verdict"] == "holds" else "off"
 
 
 def text(result: Mapping[str, Any], width: int = 120) -> str:

@@ -110,7 +110,8 @@ def test_help_names_every_command_and_each_explains_itself(capsys: pytest.Captur
         ("train vl-gpt --steps 0", "--steps takes a whole number of 1 or more, not '0'"),
         ("train vl-gpt --size minni", "--size does not know 'minni'; did you mean 'mini'?"),
         ("train vl-gpt --parts language", "'language' is not of the form key=value"),
-        ("reproduce vl-gpt --seeds 1", "--seeds takes a whole number of 2 or more, not '1'"),
+        ("reproduce vl-gpt --seeds 2", "--seeds takes a whole number of 3 or more, not '2'"),
+        ("size vl-gpt --variant tiny", "vl-gpt has no variant 'tiny'; it has one size, without a name"),
         ("train prior", "'prior' is in the catalogue but not built yet"),
         ("worlds show scnes", "did you mean 'scenes'"),
         ("worlds export scenes --out x --task pears", "did you mean 'pairs'"),
@@ -179,6 +180,8 @@ def test_papers_can_be_searched_and_read_by_a_script(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("fourier-vlm")
+    assert main(["papers", "--search", "qwertz"]) == 0
+    assert capsys.readouterr().out == "no paper is about 'qwertz'; `tessera papers` lists all\n"
 
 
 def test_help_and_papers_start_without_the_heavy_libraries() -> None:

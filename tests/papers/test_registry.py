@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tessera.errors import UserError
 from tessera.papers import registry
-from tessera.papers.registry import FAMILIES, LIGHTS, entry, get, paper, papers
+from tessera.papers.registry import CAPABILITIES, FAMILIES, LIGHTS, Paper, TrainOptions, entry, get, paper, papers
+from tessera.study.design import Arm, Claim, Outcome, Study
 
 
 def test_the_catalogue_holds_57_distinct_works_with_all_they_need() -> None:
@@ -24,6 +27,10 @@ def test_the_catalogue_holds_57_distinct_works_with_all_they_need() -> None:
         assert set(one.families) <= set(FAMILIES)
         assert 2019 <= one.year <= 2025
         assert one.summary
+        assert one.capabilities
+        assert set(one.capabilities) <= set(CAPABILITIES)
+        assert len(one.keywords) >= 5
+        assert set(one.not_applicable) <= set(LIGHTS)
         assert set(one.lights) == set(LIGHTS)
 
 
@@ -32,7 +39,7 @@ def test_a_work_without_a_file_is_dark() -> None:
 
 
 def test_every_paper_file_belongs_to_the_catalogue() -> None:
-    shared = {"__init__", "registry", "settings"}
+    shared = {"__init__", "figures", "lights", "registry", "search", "settings"}
     files = {file.stem for file in Path(registry.__file__).parent.glob("*.py")} - shared
     built = {one.module for one in papers() if one.built}
     assert built <= files
@@ -57,10 +64,44 @@ def test_a_registered_class_is_made_by_get(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(entry(slug).__dict__, "built", True)
 
     @paper(slug)
-    class Prior:
+    class Prior(Paper):
         pass
 
     assert isinstance(get(slug), Prior)
+    assert get(slug).slug == slug
+
+
+def test_a_paper_that_lacks_something_says_so(tmp_path: Path) -> None:
+    class Survey(Paper):
+        slug = "a-survey"
+
+    survey = Survey()
+    assert not survey.describe() and not survey.figures() and not survey.studies
+    for ask in (survey.size, lambda: survey.train(TrainOptions(tmp_path)), lambda: survey.reproduce(3, tmp_path / "r")):
+        with pytest.raises(UserError, match="a-survey has no"):
+            ask()
+
+
+def test_reproduce_runs_the_study_and_writes_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class Tiny(Paper):
+        slug = "tiny"
+
+        def study(self) -> Study:
+            arms = [Arm(name=name, run=partial(self.outcome, gain)) for name, gain in (("new", 1.0), ("old", 0.0))]
+            claim = Claim(
+                name="better", metric="score", arm="new", against="old", expect="higher", published="+1"
+            )  # fmt: skip
+            return Study(slug=self.slug, title="a test", arms=arms, claims=[claim])
+
+        @staticmethod
+        def outcome(gain: float, seed: int) -> Outcome:
+            return Outcome(metrics={"score": gain + 0.1 * seed}, steps=1, samples=1)
+
+    result = Tiny().reproduce(3, tmp_path / "tiny.json")
+    assert result["verdict"] == "holds"
+    assert json.loads((tmp_path / "tiny.json").read_text()) == result
 
 
 def test_listing_the_papers_loads_no_heavy_library() -> None:

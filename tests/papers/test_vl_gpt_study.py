@@ -120,7 +120,7 @@ def test_fewer_than_three_seeds_are_refused_before_anything_is_loaded(tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vl_gpt_study, "load_mini", lambda: pytest.fail("the parts were loaded"))
     assert main(["reproduce", "vl-gpt", "--seeds", "2"]) == 2
-    assert "a study needs 3 different seeds" in capsys.readouterr().err
+    assert "--seeds takes a whole number of 3 or more, not '2'" in capsys.readouterr().err
 
 
 def test_remembered_conditions_are_those_of_the_parts(tmp_path: Path) -> None:

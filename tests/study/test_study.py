@@ -14,7 +14,7 @@ from tessera.evaluate.intervals import Estimate
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import run
 from tessera.study.machine import commit, describe_machine, versions
-from tessera.study.table import light, text
+from tessera.study.table import text
 from tessera.study.verdict import ITEMS, SEEDS, compare, crossed_bootstrap, judge
 
 CLAIM = Claim(name="better", metric="score", arm="new", against="old", expect="higher", published="+3 points")
@@ -166,11 +166,6 @@ def test_the_notes_of_a_study_go_with_its_result(tmp_path: Path) -> None:
     result = _run(study, tmp_path)
     assert result["notes"] == ["What this does not show."]
     assert "What this does not show." in text(result)
-
-
-@pytest.mark.parametrize(("new", "lit"), [(0.8, "on"), (0.5, "off")])
-def test_the_light_is_on_where_every_claim_holds(tmp_path: Path, new: float, lit: str) -> None:
-    assert light(_run(_study(_trained(new), _trained(0.5)), tmp_path)) == lit
 
 
 def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
