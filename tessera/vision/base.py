@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from tessera.errors import UserError
+from tessera.layers.positions import PositionTable
 
 
 @dataclass
@@ -69,14 +70,18 @@ class VisionBackbone(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear layers from a truncated normal of 0.02, as the transformers for pictures are published;
-        convolutions stay as PyTorch makes them. A subclass with other habits or bare parameters overrides this."""
+        """Linear layers and learned position tables from a truncated normal of 0.02, as transformers for pictures are
+        published; convolutions stay as PyTorch makes them. A subclass with other habits or bare parameters overrides
+        this."""
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             module.reset_parameters()
+        elif isinstance(module, PositionTable):
+            if isinstance(module.table, nn.Parameter):
+                init.trunc_normal_(module.table, std=0.02)
         else:
             super()._init_weights(module)
 

@@ -19,7 +19,9 @@ from transformers import AutoModel, PreTrainedConfig
 from tessera.errors import UserError, nearest, reason
 from tessera.vision.base import VisionBackbone
 
-ARCHITECTURES: tuple[str, ...] = ()
+ARCHITECTURES: tuple[str, ...] = (
+    "tessera.vision.vit",
+)
 
 _factories: dict[str, Callable[..., PreTrainedConfig]] = {}
 

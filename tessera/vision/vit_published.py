@@ -1,0 +1,121 @@
+"""ViT from the layouts that its weights are published in: transformers' ViTModel, of version 5 and before, and the
+`blocks.0.attn.qkv` of timm that DeiT, DINO and many others share.
+
+All hold the same tensors under other names, of which one table makes ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import ViTConfig as PublishedConfig
+
+from tessera.errors import CheckpointError, reason
+from tessera.vision.vit import PlainViT, PlainViTConfig
+from tessera.weights import load_state, shapes_in, weight_files
+
+HEAD = "head."  # the classifier's weights, beside those of the backbone
+HEAD_WIDTH = 64  # in every published size; the layout of timm does not say
+_POOLER = "pooler."  # a layer of its own over the class token, which no published classifier reads
+_RENAMED = (  # theirs to ours, one after the other
+    (r"^(module|vit|backbone)\.", ""),
+    (r"^embeddings\.", ""),
+    (r"^cls_token$", "class_token"),
+    (r"^(position_embeddings|pos_embed)$", "positions.table"),
+    (r"^(patch_embeddings\.projection|patch_embed\.proj)\.", "patches."),
+    (r"^(encoder\.layer|layers)\.", "blocks."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.([qkvo])_proj\.", r".attn.\1."),
+    (r"\.attn\.(query|q)\.", ".attn.qkv.0."),
+    (r"\.attn\.(key|k)\.", ".attn.qkv.1."),
+    (r"\.attn\.(value|v)\.", ".attn.qkv.2."),
+    (r"\.(attention\.output\.dense|attn\.o|attn\.proj)\.", ".attn.out."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", HEAD),
+)
+
+
+def renamed(name: str) -> str:
+    """Our name for a tensor of either layout, `attn.qkv.0` to `.2` for queries, keys and values that stand apart; a
+    name of neither stays as it is."""
+    for pattern, ours in _RENAMED:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a published layout under our names, those of a classifier under `HEAD`. A table [1, L, C] becomes
+    [L, C]; queries, keys and values one matrix."""
+    named = {renamed(name): value for name, value in state.items() if not name.removeprefix("vit.").startswith(_POOLER)}
+    found = {}
+    for name, value in named.items():
+        whole = re.sub(r"\.qkv\.[012]\.", ".qkv.", name)
+        parts = [named.get(whole.replace(".qkv.", f".qkv.{place}.")) for place in range(3)]
+        if whole != name and all(part is not None for part in parts):
+            value = torch.cat([part for part in parts if part is not None])
+        found[whole] = value[0] if whole == "positions.table" and value.dim() == 3 else value
+    return found
+
+
+def load_published(path: str | Path) -> tuple[PlainViT, dict[str, Tensor]]:
+    """The backbone, in evaluation mode, and the weights of its classifier (`weight`, `bias`; empty without one).
+
+    Args:
+        path: a folder as transformers saves it, or a safetensors file with the names of timm.
+
+    Raises:
+        CheckpointError: it cannot be read, is a pickle, or of another architecture, with the first names that differ.
+    """
+    path = Path(path)
+    files = weight_files(path) if path.is_dir() else [path]
+    for file in files:
+        shapes_in(file)  # says in a sentence what is wrong with a damaged file
+    state = from_published({name: value for file in files for name, value in load_file(file).items()})
+    head = {name.removeprefix(HEAD): value for name, value in state.items() if name.startswith(HEAD)}
+    body = {name: value for name, value in state.items() if not name.startswith(HEAD)}
+    model = PlainViT(_from_transformers(path) if path.is_dir() else _from_shapes(body, path))
+    load_state(model, body, str(path))
+    return model.eval(), head
+
+
+def _from_transformers(folder: Path) -> PlainViTConfig:
+    try:
+        values, _ = PublishedConfig.get_config_dict(folder, local_files_only=True)
+        kind = values.get("model_type")
+        if kind != PublishedConfig.model_type:
+            raise CheckpointError(f"{folder} holds a {kind!r}, not a {PublishedConfig.model_type!r}")
+        theirs: Any = PublishedConfig(**values)
+    except CheckpointError:
+        raise
+    except Exception as error:  # each check of transformers raises its own kind
+        raise CheckpointError(f"{folder} has no usable config.json: {reason(error)}") from error
+    return PlainViTConfig(
+        image_size=theirs.image_size, num_channels=theirs.num_channels, patch_size=theirs.patch_size,
+        hidden_size=theirs.hidden_size, num_hidden_layers=theirs.num_hidden_layers,
+        num_attention_heads=theirs.num_attention_heads, mlp_ratio=theirs.intermediate_size / theirs.hidden_size,
+        activation=theirs.hidden_act, qkv_bias=theirs.qkv_bias, layer_norm_eps=theirs.layer_norm_eps,
+    )  # fmt: skip
+
+
+def _from_shapes(state: Mapping[str, Tensor], path: Path) -> PlainViTConfig:
+    """The configuration that tensors speak of, for square pictures."""
+    kernel, table, hidden = (state.get(name) for name in ("patches.weight", "positions.table", "blocks.0.mlp.fc1.bias"))
+    if kernel is None or table is None or hidden is None or kernel.dim() != 4:
+        raise CheckpointError(f"{path} holds no ViT; its first names are {', '.join(sorted(state)[:5])}")
+    width, side = len(kernel), round((len(table) - 1) ** 0.5)
+    return PlainViTConfig(
+        image_size=side * kernel.shape[-1], num_channels=kernel.shape[1], patch_size=kernel.shape[-1],
+        hidden_size=width, num_hidden_layers=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        num_attention_heads=width // HEAD_WIDTH, mlp_ratio=len(hidden) / width,
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+    )  # fmt: skip
