@@ -24,8 +24,8 @@ from tessera.papers import vl_gpt
 from tessera.train import checkpoint
 
 SMALL = (
-    "tokenizer.width=32 tokenizer.depth=1 tokenizer.heads=2 tokenizer.mlp_width=32 align.batch=24 pretrain.batch=1"
-    " instruct.batch=1"
+    "tokenizer.width=32 tokenizer.depth=1 tokenizer.heads=2 tokenizer.mlp_width=32 aligned=0 align.batch=24"
+    " pretrain.batch=1 instruct.batch=1"
 )
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 

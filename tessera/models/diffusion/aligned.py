@@ -18,6 +18,7 @@ import torch
 from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from torch import Tensor, nn
 
+from tessera.layers.aligning import QUARTERS, quarters, ridge
 from tessera.models.diffusion.painter import Painter
 from tessera.models.diffusion.positions import cell_centres, sine_code
 
@@ -25,7 +26,6 @@ CODE = 16  # channels of the place code
 # How strongly a query prefers its own place: neighbouring patches differ by about 2 units of code, blocks by 5.
 SHARP_PATCH, SHARP_BLOCK = 4.0, 3.0
 NOISE = 0.3  # factor on what the U-Net hears of the noisy latents at the outset, so that places are heard above them
-QUARTERS = 4
 
 
 @torch.no_grad()
@@ -44,19 +44,6 @@ def align(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
     seen = _watch(painter, lambda: painter.predict(torch.randn_like(latents), steps, text, tokens))
     for name, states in seen.items():
         _align_attention(painter.unet.get_submodule(name), states, tokens)
-
-
-def _regress(states: Tensor, targets: Tensor, strength: float = 1e-3) -> Tensor:
-    """Ridge regression W [K, C] with states [n, C] W^T ~ targets [n, K]."""
-    gram = states.T @ states
-    gram.diagonal().add_(strength * gram.diagonal().mean())
-    return torch.linalg.solve(gram, states.T @ targets).T
-
-
-def _quarters(blocks: int) -> Tensor:
-    """Patches of each block, its four quarters row by row, int [blocks * blocks, 4]."""
-    grid = torch.arange(QUARTERS * blocks * blocks).view(blocks, 2, blocks, 2)
-    return grid.permute(0, 2, 1, 3).reshape(-1, QUARTERS)
 
 
 def _align_resampler(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
@@ -81,9 +68,9 @@ def _align_resampler(painter: Painter, patch_states: Tensor, latents: Tensor) ->
         states[:, 1:].flatten(0, 1), states[:, 0] * math.sqrt(patches), known * (weight / math.sqrt(queries)),
     ])  # fmt: skip
     nowhere = keys.new_zeros(len(states) + queries, CODE)
-    reader = _regress(keys, torch.cat([places.repeat(len(states), 1), nowhere]))
+    reader = ridge(keys, torch.cat([places.repeat(len(states), 1), nowhere]))
     contents = _contents(states[:, 1:], latents, attention.out_dim // QUARTERS)
-    _pack(attention, known, places[_quarters(math.isqrt(queries))], reader, contents)
+    _pack(attention, known, places[quarters(math.isqrt(queries))], reader, contents)
 
 
 def _contents(states: Tensor, latents: Tensor, number: int) -> Tensor:
@@ -95,7 +82,7 @@ def _contents(states: Tensor, latents: Tensor, number: int) -> Tensor:
     cell = latents.shape[-1] // side
     under = latents.unfold(2, cell, cell).unfold(3, cell, cell).permute(0, 2, 3, 1, 4, 5).flatten(1, 2).flatten(2)
     said, wanted = ((each - each.mean(dim=(0, 1))).flatten(0, 1) for each in (states, under))
-    best = _regress(said, wanted)  # [Z cell^2, C]
+    best = ridge(said, wanted)  # [Z cell^2, C]
     estimates = said @ best.T
     spread, basis = torch.linalg.eigh(estimates.T @ estimates / len(estimates))
     spread, basis = spread.flip(0)[:number], basis.flip(1)[:, :number]
@@ -145,13 +132,13 @@ def _align_attention(attention: Attention, states: Tensor, tokens: Tensor) -> No
     quarter = (centres * 2 * blocks).long() % 2
     codes = sine_code(centres, CODE)
     homes = sine_code(cell_centres(blocks, blocks), CODE).repeat(len(tokens), 1)
-    key = _regress(tokens.flatten(0, 1), homes)
+    key = ridge(tokens.flatten(0, 1), homes)
     width, part = attention.inner_dim // attention.heads, tokens.shape[2] // QUARTERS
     maps, values = attention.processor.to_k_ip[0], attention.processor.to_v_ip[0]
     heard = min(width, part)
     for head in range(min(QUARTERS, attention.heads)):
         start, mine = head * width, quarter[:, 0] * 2 + quarter[:, 1] == head
-        query = _regress(states.flatten(0, 1), (codes * mine[:, None]).repeat(len(states), 1))
+        query = ridge(states.flatten(0, 1), (codes * mine[:, None]).repeat(len(states), 1))
         attention.to_q.weight[start : start + CODE] = SHARP_BLOCK * math.sqrt(width) * query
         maps.weight[start : start + width] = 0
         maps.weight[start : start + CODE] = key
