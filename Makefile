@@ -9,13 +9,16 @@ export HF_HUB_OFFLINE ?= 1
 export TRANSFORMERS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test lint prove docs clean
+PAPER ?= all
+
+.PHONY: help install demo test lint lights prove docs clean
 
 help:
 	@echo "make demo     train VL-GPT here and write $(OUT)/report.html; run again to continue"
 	@echo "make test     the tests (minutes)"
 	@echo "make lint     style, types, import floors, sizes"
-	@echo "make prove    the slow tests and the studies"
+	@echo "make lights   run the tests that put on lights of papers, write results/lights.json (PAPER=vl-gpt: of one)"
+	@echo "make prove    the slow tests, the lights and the studies"
 	@echo "make docs     rewrite the generated parts of README.md and docs/"
 	@echo "make install  the virtual environment $(VENV), at the versions of constraints.txt"
 	@echo "make clean    remove caches and builds; $(VENV) and runs/ stay"
@@ -40,7 +43,10 @@ lint: install
 	$(BIN)/python -m tools.check_sizes
 	$(BIN)/mypy
 
-prove: install
+lights: install
+	$(BIN)/python -m pytest -m light --lights $(PAPER) --timeout 7200
+
+prove: install lights
 	$(BIN)/python -m pytest -m slow --timeout 7200
 	$(BIN)/tessera reproduce vl-gpt
 

@@ -1,4 +1,5 @@
-"""Tests run offline: the hubs are told so, and a connection to another machine fails."""
+"""Tests run offline: the hubs are told so, and a connection to another machine fails. Marked ones put on lights of
+papers: see `tools/lights.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +10,30 @@ from typing import Any
 
 import pytest
 
+from tools import lights
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--lights all` or `--lights SLUG`."""
+    parser.addoption("--lights", metavar="SLUG|all", help="run the tests that put on lights, and record their outcomes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record lights where it is asked for."""
+    wanted = config.getoption("--lights")
+    if wanted:
+        config.pluginmanager.register(lights.Recorder(wanted), "lights")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mark that names no paper or no light stops every run, not only one that records."""
+    for item in items:
+        for mark in item.iter_markers(lights.MARK):
+            lights.read(mark)
 
 
 @pytest.fixture(autouse=True, scope="session")
