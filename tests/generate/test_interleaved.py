@@ -102,6 +102,7 @@ def assert_same(ours, theirs):
             torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_teacher_forced_regressions_and_scores_equal_step_by_step_ones_with_the_cache():
     model, embeds = model_of(), None
     ids = torch.tensor([[BEGIN, *words(3), *PICTURE, *words(5), END]])

@@ -14,6 +14,7 @@ from tessera.models.diffusion import Painter
 from tests.models.diffusion_tiny import PATCHES, WIDTH, conditions, mini_painter, seeds
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_image_scale_zero_is_text_only_sampling_by_the_plain_unet(tmp_path: Path) -> None:
     painter = mini_painter()
     text, image = conditions(2)

@@ -25,6 +25,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return stable_diffusion_folder(folder / "stable-diffusion"), file
 
 
+@pytest.mark.light("vl-gpt", "size")
 def test_published_sizes_are_the_counted_ones() -> None:
     assert component_sizes() == {
         "unet": 859_520_964,
@@ -49,6 +50,7 @@ def _perceiver(weights: dict[str, Tensor], layer: int, x: Tensor, latents: Tenso
     return (weight @ heads[2]).transpose(1, 2).flatten(2) @ at("to_out.weight").T
 
 
+@pytest.mark.light("vl-gpt", "exact", "weights")
 def test_resampler_from_a_release_file_computes_the_release_formulas() -> None:
     torch.manual_seed(0)
     module = resampler(48, depth=2)
@@ -67,6 +69,7 @@ def test_resampler_from_a_release_file_computes_the_release_formulas() -> None:
     assert torch.equal(built(x), module(x))
 
 
+@pytest.mark.light("vl-gpt", "exact", "weights")
 def test_published_folders_paint_what_diffusers_own_pipeline_paints(published: tuple[Path, Path]) -> None:
     folder, file = published
     painter = load_published(folder, file)

@@ -52,6 +52,7 @@ def reference(model, rows="shared"):
     return llama
 
 
+@pytest.mark.light("vl-gpt", "exact")
 @pytest.mark.parametrize("rows", ["shared", "separate"])
 def test_a_batch_without_pictures_equals_the_bare_language_model_in_loss_and_every_gradient(rows):
     model = tiny_model(image_token_rows=rows).train()
@@ -86,6 +87,7 @@ def test_rows_appended_after_the_vocabulary_equal_a_language_model_with_two_more
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_each_head_gets_gradient_from_its_own_targets_only():
     model, inputs = tiny_model(), page()
     out = model(**inputs, pixel_values=pixels(2))
@@ -99,6 +101,7 @@ def test_each_head_gets_gradient_from_its_own_targets_only():
     assert out.num_text_targets + out.num_visual_targets == 2 * (inputs["input_ids"].shape[1] - 1)
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_padding_takes_its_positions_out_of_the_count_of_targets():
     inputs = batch([BEGIN, *PICTURE, *words(3), END, 0, 0, 0])
     segments = (inputs["input_ids"] != 0).int()
@@ -106,6 +109,7 @@ def test_padding_takes_its_positions_out_of_the_count_of_targets():
     assert out.num_text_targets + out.num_visual_targets == int(segments.sum()) - 1
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_img_regresses_the_first_embedding_and_the_last_embedding_predicts_end_of_image():
     model = tiny_model().eval()
     inputs = batch([BEGIN, *PICTURE, END])
@@ -199,6 +203,7 @@ def adapted(model):
     return get_peft_model(model, lora_config(model.config))
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_lora_starts_as_the_base_model_and_adapts_the_language_model_only():
     model = tiny_model(lora_dropout=0.0)
     ids = torch.tensor([[BEGIN, *words(8)]])

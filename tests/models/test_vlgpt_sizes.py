@@ -22,10 +22,12 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.light("vl-gpt", "size")
 def test_every_published_component_counts_exactly():
     assert component_sizes(VLGPTConfig()) == PUBLISHED
 
 
+@pytest.mark.light("vl-gpt", "size")
 def test_a_narrow_decoder_gives_the_alternative_total():
     narrow = {"width": 768, "heads": 12, "mlp_width": 3072}
     config = VLGPTConfig(tokenizer_config=narrow, text_config={"num_hidden_layers": 1})  # the rest is as above
@@ -33,6 +35,7 @@ def test_a_narrow_decoder_gives_the_alternative_total():
     assert PUBLISHED["total"] + sum(sizes[s] - PUBLISHED[s] for s in stacks) == 7_377_464_320
 
 
+@pytest.mark.light("vl-gpt", "size")
 def test_published_model_maps_pictures_to_32_embeddings_on_the_meta_device():
     with torch.device("meta"):
         model = VLGPTForConditionalGeneration(VLGPTConfig(text_config={"num_hidden_layers": 1}))

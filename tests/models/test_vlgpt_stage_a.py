@@ -40,6 +40,7 @@ def test_two_half_batches_with_the_whole_count_give_the_gradient_of_the_whole_ba
             torch.testing.assert_close(parameter.grad, whole[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.light("vl-gpt", "exact")
 @pytest.mark.parametrize("off", ["image", "text"])
 def test_a_weight_of_zero_never_calls_that_encoder_and_leaves_its_head_without_gradient(off):
     model, (image, text) = tiny_tokenizer(**{f"{off}_weight": 0.0}), targets()
@@ -61,6 +62,7 @@ def test_the_vision_encoder_stays_frozen_and_in_evaluation_mode():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
 
 
+@pytest.mark.light("vl-gpt", "exact")
 def test_stage_a_builds_no_diffusion_model():
     assert not any(type(module).__module__.startswith("diffusers") for module in tiny_tokenizer().modules())
 

@@ -43,6 +43,7 @@ def test_a_training_leaves_a_model_a_report_and_its_page(run):
     assert "<html" in (run / "report.html").read_text()
 
 
+@pytest.mark.light("vl-gpt", "use")
 def test_every_capability_answers_from_the_saved_folder(run, capsys):
     assistant = load(run / "model")
     pictures = [picture(10), picture(11)]
@@ -59,6 +60,7 @@ def test_a_drawing_does_not_depend_on_what_is_drawn_beside_it(run):
     assert abs(alone - beside).max() <= 2
 
 
+@pytest.mark.light("vl-gpt", "use")
 def test_saving_and_loading_gives_the_same_logits(run, tmp_path):
     assistant = load(run / "model")
     assistant.save(tmp_path / "again")
@@ -85,6 +87,7 @@ def test_a_folder_that_is_no_model_and_a_damaged_one_are_refused(run, tmp_path):
         load(tmp_path / "cut")
 
 
+@pytest.mark.light("vl-gpt", "size")
 def test_published_figures_of_size_come_from_the_command_line(capsys):
     assert main(["size", "vl-gpt", "--json"]) == 0
     counted = json.loads(capsys.readouterr().out)

@@ -55,6 +55,7 @@ def tessera(*words: object) -> str:
     return done.stdout
 
 
+@pytest.mark.light("vl-gpt", "use")
 @pytest.mark.slow
 def test_a_folder_of_fifty_pictures_trains_a_model_that_fresh_processes_use(drawn: Path, tmp_path: Path) -> None:
     assert len(list(drawn.glob("*.txt"))) == 50

@@ -74,6 +74,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return model.eval()(ids, pixel_values=pixels).logits
 
 
+@pytest.mark.light("vl-gpt", "weights")
 def test_one_step_of_each_stage_leaves_a_plain_model(run: Path, parts: dict[str, str]) -> None:
     assert [line["stage"] for line in metrics(run)] == ["align", "pretrain", "pretrain", "instruct"]
     config = json.loads((run / "model" / "config.json").read_text())
@@ -111,6 +112,7 @@ def test_stages_b_and_c_change_adapters_regression_head_and_image_rows_alone(run
         torch.testing.assert_close(saved[f"{place}.weight"], weight, rtol=0, atol=1e-7)
 
 
+@pytest.mark.light("vl-gpt", "weights")
 def test_everything_frozen_is_saved_as_it_was_loaded(run: Path, parts: dict[str, str]) -> None:
     saved = load_file(run / "model" / "model.safetensors")
     foundation = load_published_parts(parts)
@@ -155,6 +157,7 @@ def test_merged_saved_and_loaded_models_give_the_logits_of_the_adapters(parts: d
     torch.testing.assert_close(logits(load(tmp_path / "model", device="cpu").model), before, rtol=0, atol=1e-5)
 
 
+@pytest.mark.light("vl-gpt", "weights")
 def test_a_saved_model_reads_and_says_what_the_parts_would(run: Path, parts: dict[str, str]) -> None:
     assistant, tokenizer = load(run / "model", device="cpu"), read_tokenizer(parts["language"])
     text = "a large red star. \u00dcber [IMG]"

@@ -25,6 +25,7 @@ def tiny_detokenizer():
     return ImageDetokenizer(TINY, embed_width=32, image=(3, 10), text=(5, 12)).eval()
 
 
+@pytest.mark.light("vl-gpt", "exact")
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("changed", range(6))
 def test_changing_query_k_leaves_earlier_embeddings_bit_identical(changed, training):
@@ -66,6 +67,7 @@ def test_queries_start_from_a_normal_of_the_given_width():
     assert tokenizer.queries.std().item() == pytest.approx(0.02, rel=0.03)
 
 
+@pytest.mark.light("vl-gpt", "size")
 def test_published_tokenizer_and_detokenizer_count_exactly():
     with torch.device("meta"):
         tokenizer = CausalImageTokenizer(PUBLISHED, feature_width=1024, num_embeddings=32, embed_width=4096)
