@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.errors import UserError
+from tessera.train.bert_adam import BertAdam, linear_rate
 from tessera.train.shards import full, like
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # slope at zero made steep (Jordan et al. 2024, "Muon")
@@ -108,7 +109,8 @@ class Optimiser:
     """How weights are updated.
 
     Args:
-        kind: "adamw", or "muon" for Muon on the hidden matrices and AdamW on the rest.
+        kind: "adamw"; "muon" for Muon on the hidden matrices and AdamW on the rest; or "bertadam", BERT's Adam with its
+            own schedule, straight lines up and down, and decay on every parameter.
         lr: highest learning rate of AdamW.
         muon_lr: highest learning rate of Muon, about that of the update's spectral norm.
         weight_decay: decoupled, on parameters with two or more dimensions.
@@ -118,7 +120,7 @@ class Optimiser:
         factors: parameter name pattern -> factor on the rate; the first pattern that fits counts.
     """
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "muon", "bertadam"] = "adamw"
     lr: float = 1e-3
     muon_lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
@@ -129,14 +131,16 @@ class Optimiser:
     factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("adamw", "muon"):
-            raise UserError(f"unknown optimiser {self.kind!r}; known are 'adamw' and 'muon'")
+        if self.kind not in ("adamw", "muon", "bertadam"):
+            raise UserError(f"unknown optimiser {self.kind!r}; known are 'adamw', 'bertadam' and 'muon'")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is a share of the steps in [0, 1), not {self.warmup}")
 
     def rate(self, step: int, steps: int) -> float:
         """Share of the highest learning rate at `step` (0-based) of `steps`: linear warm-up, then half a
         cosine."""
+        if self.kind == "bertadam":
+            return linear_rate(step, steps, self.warmup)
         warm = round(self.warmup * steps)
         if step < warm:
             return (step + 1) / (warm + 1)
@@ -146,12 +150,14 @@ class Optimiser:
     def build(self, model: nn.Module, bf16: bool = False) -> list[torch.optim.Optimizer]:
         """The optimisers of the trainable parameters of `model`; `bf16` lets Muon iterate in bfloat16."""
         hidden, rest = split_for_muon(model)
-        if self.kind == "adamw":
+        if self.kind != "muon":
             hidden, rest = [], [parameter for parameter in model.parameters() if parameter.requires_grad]
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         built: list[torch.optim.Optimizer] = []
         if rest:
             groups = self._groups(rest, names, self.lr)
+            if self.kind == "bertadam":
+                return [BertAdam(groups, lr=self.lr, betas=self.betas)]
             fused = all(parameter.device.type in ("cpu", "cuda") for parameter in rest)
             built.append(torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused))
         if hidden:
@@ -164,7 +170,7 @@ class Optimiser:
         for parameter in parameters:
             name = names[id(parameter)]
             factor = next((f for pattern, f in self.factors.items() if fnmatchcase(name, pattern)), 1.0)
-            groups[factor, parameter.ndim >= 2].append(parameter)
+            groups[factor, parameter.ndim >= 2 or self.kind == "bertadam"].append(parameter)
         return [
             {"params": members, "lr": lr * factor, "initial_lr": lr * factor,
              "weight_decay": self.weight_decay if decays else 0.0}
