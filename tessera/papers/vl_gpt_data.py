@@ -22,7 +22,7 @@ from tessera.errors import BadSample, DataError, UserError
 
 PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
 LOOKED = 20  # samples of each source that are tried before training, at most
-INSTRUCTION_SHARES = {"caption": 1.0, "draw": 1.0, "question": 1.5, "edit": 0.3, "chat": 1.0}
+INSTRUCTION_SHARES = {"caption": 1.0, "draw": 1.0, "question": 0.5, "edit": 0.3, "chat": 1.5}
 
 
 @dataclass

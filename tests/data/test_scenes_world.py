@@ -49,6 +49,17 @@ def test_the_world_and_its_sources_keep_to_the_protocols():
     assert len(world.source("pairs", "heldout")) == 60 and len(world.source("questions")) == 800
 
 
+def test_a_conversation_asks_different_questions_about_one_picture_and_learns_the_answers():
+    source = ScenesWorld(**SMALL).source("conversations")
+    for sample in islice((source[index] for index in range(len(source))), 50):
+        image, *turns = sample.segments
+        assert isinstance(image, Image) and len(sample.meta["types"]) == len(turns) // 2 >= 2
+        assert [turn.role for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert [turn.learned for turn in turns] == [False, True] * (len(turns) // 2)
+        asked = [turn.text for turn in turns[::2]]
+        assert len(set(asked)) == len(asked)
+
+
 def test_samples_are_a_pure_function_of_seed_task_split_and_index():
     assert _digest(ScenesWorld(**SMALL)) == _digest(ScenesWorld(**SMALL))
     assert _digest(ScenesWorld(**SMALL)) != _digest(ScenesWorld(seed=1, **SMALL))

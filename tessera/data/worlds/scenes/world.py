@@ -1,4 +1,4 @@
-"""The scenes world as a World: Samples of six tasks over one shared set of drawn pictures."""
+"""The scenes world as a World: Samples of seven tasks over one shared set of drawn pictures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from tessera.errors import UserError, nearest
 
 _VERSION = 1  # goes up when the pictures change, so that cached features of old ones are not taken for new
 # Stable codes of the random streams: never renumber.
-_STREAMS = {"pictures": 0, "pairs": 1, "questions": 2, "edits": 3, "pages": 4, "referring": 5, "depth": 6}
+_STREAMS = {"pictures": 0, "pairs": 1, "questions": 2, "edits": 3, "pages": 4, "referring": 5, "depth": 6, "conversations": 7}
 _SPLITS: dict[Split, int] = {"train": 0, "heldout": 1}
 COUNTS = (0.3, 0.3, 0.2, 0.2)
+TURNS = 5  # questions in a conversation, at most
 MIX: Mapping[Style, float] = {"canonical": 0.25, "short": 0.3, "dense": 0.2, "relational": 0.25}
 
 
@@ -53,7 +54,7 @@ class ScenesWorld:
     """
 
     name = "scenes"
-    tasks = ("pairs", "questions", "edits", "pages", "referring", "depth")
+    tasks = ("pairs", "questions", "conversations", "edits", "pages", "referring", "depth")
 
     def __init__(
         self,
@@ -174,6 +175,18 @@ def _questions(source: ScenesSource, index: int, rng: np.random.Generator) -> Sa
     return question(image, asked.text, asked.answer, id=f"{source.name}/{index}", meta=meta)
 
 
+def _conversations(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    """Several questions about one picture, each with its answer; none is asked twice."""
+    scene, image = source.shown(index, learned=False)
+    asked = {made.text: made for made in (ask(scene, rng) for _ in range(TURNS)) if made}
+    turns = [
+        (Text(made.text, learned=False, role="user"), Text(made.answer, role="assistant")) for made in asked.values()
+    ]
+    segments = (replace(image, role="user"), *(part for turn in turns for part in turn))
+    meta = {"scene": scene, "types": tuple(made.kind for made in asked.values())}
+    return Sample(segments, id=f"{source.name}/{index}", meta=meta)
+
+
 def _edits(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
     """Picture, instruction, and the picture after it or the sentence that says why there is none."""
     number = source.picture(index)
@@ -232,6 +245,7 @@ def _depth(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample
 _BUILDERS: dict[str, Callable[[ScenesSource, int, np.random.Generator], Sample]] = {
     "pairs": _pairs,
     "questions": _questions,
+    "conversations": _conversations,
     "edits": _edits,
     "pages": _pages,
     "referring": _referring,
