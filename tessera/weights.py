@@ -118,8 +118,9 @@ def read_model(kind: type[Model], folder: str | Path, dtype: torch.dtype = torch
             shapes_in(file)
     try:
         loaded: Any = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,  # they are refused below, by name
+        )  # fmt: skip
     except Exception as error:  # the libraries raise many kinds, down to the bare class, for a file that is cut short
         raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {reason(error)}") from error
     model, report = loaded

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -20,7 +21,9 @@ from tessera.errors import UserError, nearest, reason
 from tessera.vision.base import VisionBackbone
 
 ARCHITECTURES: tuple[str, ...] = (
+    "tessera.vision.hf",
     "tessera.vision.vit",
+    "tessera.vision.t2t_vit",
 )
 
 _factories: dict[str, Callable[..., PreTrainedConfig]] = {}
@@ -65,9 +68,22 @@ def config(name: str, **changes: Any) -> PreTrainedConfig:
 
 
 def create(name: str, **changes: Any) -> VisionBackbone:
-    """A named backbone with new weights.
+    """A named backbone with new weights, or the one in a folder with its weights, in evaluation mode.
+
+    Args:
+        name: of those in `names()`, or a folder: a CLIPVisionModel, ViTModel or Dinov2Model as transformers saves it,
+            or a backbone of ours.
+        changes: fields of a named backbone's configuration.
 
     Raises:
-        UserError: as `config`.
+        UserError: as `config`, or changes to a folder.
+        CheckpointError: as `tessera.vision.hf.load`.
     """
-    return AutoModel.from_config(config(name, **changes))
+    if "/" not in name and not Path(name).is_dir():
+        return AutoModel.from_config(config(name, **changes))
+    if changes:
+        raise UserError(f"{name} is a folder, whose backbone is as it is; {', '.join(changes)} cannot be changed")
+    import_architectures()
+    from tessera.vision.hf import load  # which registers itself with AutoModel, as the architectures do
+
+    return load(name)

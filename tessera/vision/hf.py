@@ -1,0 +1,155 @@
+"""Published image encoders of transformers behind the interface of all backbones: CLIPVisionModel (alone or in a whole
+CLIP), ViTModel, Dinov2Model.
+
+    backbone = load("/models/clip-vit-large-patch14")
+
+Legend: B pictures, h x w grid of patches, N = h * w, C width.
+"""
+
+# No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are strings.
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPVisionModel,
+    Dinov2Model,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTModel,
+)
+from transformers.configuration_utils import SubConfigSpec
+
+from tessera.errors import CheckpointError, UserError, nearest, reason
+from tessera.layers.attention import NAME as ATTENTION
+from tessera.vision.base import VisionBackbone, VisionOutput, whole_tiles
+from tessera.weights import read_model
+
+# By the type that config.json names; a whole CLIP is read for its image half.
+KINDS: dict[str, type[PreTrainedModel]] = {
+    "clip": CLIPVisionModel,
+    "clip_vision_model": CLIPVisionModel,
+    "vit": ViTModel,
+    "dinov2": Dinov2Model,
+}
+_OPTIONS: dict[str, dict[str, Any]] = {"vit": {"add_pooling_layer": False}}  # no classifier reads that layer
+
+
+@strict
+class PublishedVisionConfig(PreTrainedConfig):
+    """The configuration of one of KINDS, as transformers has it; CLIP ViT-B/32 by default."""
+
+    model_type = "tessera-published-vision"
+    sub_configs_defaults = {"vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model")}
+
+    vision_config: Any = None  # a configuration or its dictionary
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("attn_implementation", ATTENTION)
+        super().__post_init__(**kwargs)
+        kind = self.vision_config.model_type
+        if kind not in KINDS:
+            raise UserError(f"a {kind!r} cannot be wrapped as a backbone{nearest(kind, KINDS)}")
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that the position table is made for."""
+        return self.vision_config.image_size
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a picture."""
+        return self.vision_config.num_channels
+
+
+class PublishedBackbone(VisionBackbone):
+    """Tokens are the last states after the final norm (CLIP itself applies that norm to the class token alone; the
+    states before it are `hidden_states[-1]`), `pooled` is the class token. Hidden states have it first, [B, 1 + N, C].
+
+    Args:
+        vision: a ready encoder, taken as it is; by default made from the configuration.
+    """
+
+    config: PublishedVisionConfig
+    config_class = PublishedVisionConfig
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: PublishedVisionConfig, vision: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        inner = config.vision_config
+        self.vision = (
+            vision if vision is not None else KINDS[inner.model_type](inner, **_OPTIONS.get(inner.model_type, {}))
+        )
+        self.post_init()
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.config.vision_config.hidden_size
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """The patches of a picture. Raises UserError where they do not fill it."""
+        return whole_tiles(height, width, self.config.vision_config.patch_size)
+
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool = False) -> VisionOutput:
+        """Pictures [B, channels, H, W], H and W multiples of the patch size; positions are interpolated as
+        transformers does it."""
+        height, width = pixel_values.shape[-2:]
+        grid = self.grid_of(height, width)
+        options: dict[str, Any] = {"output_hidden_states": output_hidden_states}
+        if not isinstance(self.vision, Dinov2Model):  # which interpolates unasked
+            options["interpolate_pos_encoding"] = (height, width) != (self.config.image_size,) * 2
+        out = self.vision(pixel_values.to(self.vision.dtype), **options)
+        states = out.last_hidden_state
+        if isinstance(self.vision, CLIPVisionModel):
+            states = self.vision.post_layernorm(states)
+        hidden = tuple(out.hidden_states[1:]) if output_hidden_states else None
+        return VisionOutput(states[:, 1:], grid, states[:, 0], hidden)
+
+
+def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> VisionBackbone:
+    """The backbone in a folder: one of KINDS as transformers saves it, or any of ours, in evaluation mode.
+
+    Raises:
+        CheckpointError: no such folder, one of another architecture, or damaged.
+    """
+    folder = Path(folder)
+    kind = _model_type(folder)
+    options: dict[str, Any] = {"local_files_only": True}
+    if kind in KINDS:
+        options |= {"attn_implementation": ATTENTION, **_OPTIONS.get(kind, {})}
+        vision = read_model(KINDS[kind], folder, dtype, **options)
+        return PublishedBackbone(PublishedVisionConfig(vision_config=vision.config), vision).eval()
+    try:
+        found: Any = AutoModel._model_mapping[type(AutoConfig.for_model(kind))]
+    except (KeyError, ValueError) as error:
+        raise _no_backbone(folder, kind) from error
+    if not issubclass(found, VisionBackbone):
+        raise _no_backbone(folder, kind)
+    return read_model(found, folder, dtype, **options)
+
+
+def _no_backbone(folder: Path, kind: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds a {kind!r}, which is no image encoder of those known: {', '.join(KINDS)} and Tessera's own"
+    )
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(values["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} is no folder of a model: its config.json cannot be read ({reason(error)})"
+        ) from error
+
+
+AutoConfig.register(PublishedVisionConfig.model_type, PublishedVisionConfig)
+AutoModel.register(PublishedVisionConfig, PublishedBackbone)
