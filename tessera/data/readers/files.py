@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -77,6 +77,7 @@ class FileWorld(Generic[Item]):
         make: reads one record.
         stamps: what identifies the files: names, sizes, hashes.
         tally: what was left out while listing.
+        held: groups of the held-out split; by default some by a hash of their names.
 
     Raises:
         DataError: no record, with the count of what was left out and why.
@@ -90,6 +91,7 @@ class FileWorld(Generic[Item]):
         make: Callable[[Record[Item]], Sample],
         stamps: Sequence[str],
         tally: Tally,
+        held: Set[str] | None = None,
     ) -> None:
         if not records:
             raise DataError(f"{name} holds no usable sample: {tally}")
@@ -99,7 +101,7 @@ class FileWorld(Generic[Item]):
         self.tally = tally
         self._make = make
         self._hash = hashlib.sha256("\n".join(stamps).encode("utf-8", "replace")).hexdigest()[:16]
-        held = held_out_groups({record.group for record in records})
+        held = held_out_groups({record.group for record in records}) if held is None else held
         self._records: dict[Split, list[Record[Item]]] = {
             "train": [record for record in records if record.group not in held],
             "heldout": [record for record in records if record.group in held],

@@ -29,14 +29,14 @@ def open_folder(path: str | Path) -> FileWorld[tuple[Path, str]]:
         DataError: no picture, none with a caption, or metadata that cannot be read.
     """
     root = Path(path)
-    pictures, texts, tables = _list_files(root)
+    pictures, texts, tables = list_files(root)
     if not pictures:
         raise DataError(
             f"{root} holds no picture: {len(texts)} text files and {len(tables)} tables were seen,"
             f" but no {', '.join(SUFFIXES)}"
         )
     tally = Tally()
-    captions = {place: text for table in tables for place, text in _table(table, tally)}
+    captions = {place: text for table in tables for place, text in read_table(table, tally)}
     for place in captions:
         if place not in pictures:
             tally.add("named in metadata but missing", str(place))
@@ -58,7 +58,7 @@ def _make(record: Record[tuple[Path, str]]) -> Sample:
     return pair(Image(picture, key=str(picture)), caption, id=record.id)
 
 
-def _list_files(root: Path) -> tuple[dict[Path, int], set[Path], list[Path]]:
+def list_files(root: Path) -> tuple[dict[Path, int], set[Path], list[Path]]:
     """Pictures with their sizes, caption files, and tables below `root`; hidden files and folders are passed
     over."""
     pictures: dict[Path, int] = {}
@@ -80,8 +80,12 @@ def _list_files(root: Path) -> tuple[dict[Path, int], set[Path], list[Path]]:
     return pictures, texts, tables
 
 
-def _table(path: Path, tally: Tally) -> Iterator[tuple[Path, str]]:
-    """Picture and caption of each row of a metadata file."""
+def read_table(path: Path, tally: Tally, keys: tuple[str, str] = CAPTION_KEYS) -> Iterator[tuple[Path, str]]:
+    """Picture and text of each row of a `.csv` or `.jsonl` file with the columns file_name and one of `keys`.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
     if path.suffix == ".csv":
         with open(path, encoding="utf-8-sig", newline="") as file:
             try:
@@ -90,16 +94,16 @@ def _table(path: Path, tally: Tally) -> Iterator[tuple[Path, str]]:
                 raise DataError(f"{path} cannot be read as a UTF-8 table of comma-separated values") from None
     else:
         rows = read_json_lines(path)
-    key = next((key for key in CAPTION_KEYS if rows and isinstance(rows[0], dict) and key in rows[0]), None)
+    key = next((key for key in keys if rows and isinstance(rows[0], dict) and key in rows[0]), None)
     if rows and (key is None or "file_name" not in rows[0]):
         found = ", ".join(str(name) for name in rows[0]) if isinstance(rows[0], dict) else "no names"
-        raise DataError(f"{path} needs the columns file_name and text (or caption); it has {found}")
+        raise DataError(f"{path} needs the columns file_name and {keys[0]} (or {keys[1]}); it has {found}")
     for number, row in enumerate(rows, start=1):
         name, text = (row.get("file_name"), row.get(key)) if isinstance(row, dict) else (None, None)
         if isinstance(name, str) and isinstance(text, str):
             yield Path(os.path.normpath(path.parent / name)), text
         else:
-            tally.add("without file_name or text", f"{path.name} row {number}")
+            tally.add(f"without file_name or {keys[0]}", f"{path.name} row {number}")
 
 
 def _caption(picture: Path, root: Path, captions: dict[Path, str], texts: set[Path]) -> str:
