@@ -51,6 +51,7 @@ prove: install lights
 	$(BIN)/tessera reproduce vl-gpt
 
 docs: install
+	$(BIN)/python -m tools.pages
 	$(BIN)/python -m tools.readme
 
 clean:

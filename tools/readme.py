@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,20 @@ from PIL import Image
 from tessera.app.report import duration, shown
 from tessera.errors import DataError
 from tessera.files import write_json, write_text
-from tessera.papers.registry import FAMILIES, LIGHTS, papers
+from tessera.papers.lights import LIGHTS, SIGNS
+from tessera.papers.registry import FAMILIES, Entry, papers
 from tessera.study.report import Report, Score, read_report
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PICTURES = ROOT / "results", ROOT / "docs/pictures/demo"
 DEMO = RESULTS / "demo.json"
-PAGES = ("README.md", "docs/papers.md")
+PAGES = ("README.md", "docs/catalogue.md")
 SIDE = 192  # pixels of a picture in the README, a whole multiple of the model's
 SHOWN = 5  # pictures of a kind
-_SIGNS = {"on": "●", "off": "✗", "n/a": "–", "dark": "○"}
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -60,7 +61,7 @@ def demo_pictures() -> str:
             marks = {True: " ✓", False: " ✗", None: ""}
             texts = [f"{row[words]}{marks[row['right']]}" for row in rows]
             pictures = [cell.format(Path(row["picture"]).name) for row in rows]
-            parts.append(f"**{title}**\n\n" + _table(pictures, [texts]))
+            parts.append(f"**{title}**\n\n" + table(pictures, [texts]))
     return "\n\n".join(parts)
 
 
@@ -79,8 +80,8 @@ def demo_scores() -> str:
             rows.append([score.name, shown(score.value, score.percent), span, floor, str(score.n)])
     machine = ", ".join(found["machine"].values())
     time = duration(sum(stage["seconds"] for stage in found["stages"]))
-    table = _table(["held out", "score", "95 % interval", "floor", "n"], rows)
-    return f"{table}\n\n`{found['command']}`, {time} of training on {machine}."
+    scores = table(["held out", "score", "95 % interval", "floor", "n"], rows)
+    return f"{scores}\n\n`{found['command']}`, {time} of training on {machine}."
 
 
 def claims() -> str:
@@ -94,20 +95,26 @@ def claims() -> str:
             rows.append([result["slug"], what, spans, claim["verdict"], claim["published"]])
     if not rows:
         return _nothing("tessera reproduce vl-gpt")
-    return _table(["paper", "claim", "difference, 95 % interval", "verdict", "published"], rows)
+    return table(["paper", "claim", "difference, 95 % interval", "verdict", "published"], rows)
 
 
 def catalogue() -> str:
     """All works with their lights."""
     rows = [
-        [f"`{one.slug}`", str(one.year), "".join(_SIGNS[one.lights[name]] for name in LIGHTS), "".join(one.families),
+        [_linked(one), str(one.year), "".join(SIGNS[one.lights[name]] for name in LIGHTS), "".join(one.families),
          f"[{one.title}](https://arxiv.org/abs/{one.arxiv}): {one.summary}"]
         for one in papers()
     ]  # fmt: skip
     legend = ", ".join(f"{letter} {name}" for letter, name in FAMILIES.items())
     built = sum(one.built for one in papers())
-    head = f"{built} of {len(rows)} are built. Lights: {', '.join(LIGHTS)} (● on, ✗ off, – n/a, ○ dark).\n\n"
-    return head + f"Families: {legend}.\n\n" + _table(["slug", "year", "lights", "family", "work"], rows)
+    head = f"{built} of {len(rows)} are built. Lights: {', '.join(LIGHTS)} (● on, ✗ off, – n/a, ○ not shown yet).\n\n"
+    return head + f"Families: {legend}.\n\n" + table(["slug", "year", "lights", "family", "work"], rows)
+
+
+def _linked(one: Entry) -> str:
+    """A slug, which leads to the paper's page where it has one."""
+    page = f"papers/{one.slug}.md"
+    return f"[`{one.slug}`]({page})" if (ROOT / "docs" / page).is_file() else f"`{one.slug}`"
 
 
 PARTS: dict[str, Callable[[], str]] = {

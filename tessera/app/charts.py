@@ -32,11 +32,12 @@ def _powers(low: float, high: float) -> list[float]:
     return [value for value in every if low <= value <= high]
 
 
-def _label(value: float) -> str:
+def label(value: float) -> str:
+    """A value for a tick or the end of a curve."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-class _Axis:
+class Axis:
     """Values to pixels, linear or logarithmic."""
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
@@ -62,11 +63,11 @@ def curves(found: Sequence[Curve]) -> str:
     steps = [step for line in points for step, _ in line]
     low, high = min(values), max(values)
     log = low > 0 and high / low > 30
-    across = _Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
-    up = _Axis(low, high, HEIGHT - BOTTOM, TOP, log)
+    across = Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    up = Axis(low, high, HEIGHT - BOTTOM, TOP, log)
     body = [_grid(value, up(value)) for value in (_powers(low, high) if log else ticks(low, high))]
     body += [
-        f'<text class="tick" x="{across(step)}" y="{HEIGHT - 6}" text-anchor="middle">{_label(step)}</text>'
+        f'<text class="tick" x="{across(step)}" y="{HEIGHT - 6}" text-anchor="middle">{label(step)}</text>'
         for step in ticks(min(steps), max(steps), 4)
     ]
     ends = _apart([up(line[-1][1]) if line else TOP for line in points])
@@ -75,14 +76,14 @@ def curves(found: Sequence[Curve]) -> str:
             colour = number % COLOURS
             path = " ".join(f"{across(step)},{up(value)}" for step, value in line)
             body.append(f'<polyline class="line-{colour}" points="{path}"/>')
-            text = f"{escape(one.name)} {_label(line[-1][1])}"
+            text = f"{escape(one.name)} {label(line[-1][1])}"
             body.append(f'<text class="end-{colour}" x="{WIDTH - RIGHT + 7}" y="{end + 4}">{text}</text>')
     return _svg(WIDTH, HEIGHT, body, f"{found[0].panel} by training step")
 
 
 def _grid(value: float, y: float) -> str:
     line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 3.5}" text-anchor="end">{_label(value)}</text>'
+    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 3.5}" text-anchor="end">{label(value)}</text>'
 
 
 def _apart(places: Sequence[float], least: float = 15) -> list[float]:
@@ -98,7 +99,7 @@ def _apart(places: Sequence[float], least: float = 15) -> list[float]:
 def interval(score: Score, scale: float) -> str:
     """A score on a track from 0 to `scale`: its interval, the value, the floor to reach, and chance."""
     width, height = 220, 22
-    along = _Axis(0.0, scale, 4, width - 4)
+    along = Axis(0.0, scale, 4, width - 4)
 
     def place(value: float) -> float:
         return along(min(max(value, 0.0), scale))

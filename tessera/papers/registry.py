@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from importlib import import_module, resources
 from pathlib import Path
@@ -22,6 +22,7 @@ from tessera.papers.lights import LIGHTS, Light
 
 if TYPE_CHECKING:
     from tessera.study.design import Study
+    from tessera.train.engine import Callback, Trainer
 
 FAMILIES = {
     "S": "unified understanding and generation",
@@ -103,6 +104,16 @@ class Paper:
     def train(self, options: TrainOptions) -> Path:
         """Train, and give the folder of the finished model."""
         raise UserError(f"{self.slug} has nothing to train")
+
+    def trainer(self, options: TrainOptions, recipe: Any, callbacks: Sequence[Callback] = ()) -> Trainer:
+        """The engine for `options`. A resumed run must share `recipe`, a dataclass of all that shapes the training."""
+        from tessera.train.engine import Trainer  # torch
+
+        return Trainer(
+            options.out, config={"paper": self.slug, "size": options.size, "recipe": asdict(recipe)},
+            seed=options.seed, resume=options.resume, allow_other_data=options.allow_other_data,
+            precision=options.precision, callbacks=callbacks,
+        )  # fmt: skip
 
     def study(self) -> Study:
         """The study of the paper's headline claims."""

@@ -13,12 +13,14 @@ from rich.text import Text
 _COLOURS = {"holds": "green", "does not hold": "red", "unclear": "yellow"}
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """With four digits."""
     return f"{value:.4g}"
 
 
-def _interval(one: Mapping[str, Any]) -> str:
-    return f"{_number(one['value'])} [{_number(one['low'])}, {_number(one['high'])}]"
+def interval(one: Mapping[str, Any]) -> str:
+    """A value with its interval."""
+    return f"{number(one['value'])} [{number(one['low'])}, {number(one['high'])}]"
 
 
 def _claims(result: Mapping[str, Any]) -> Table:
@@ -26,12 +28,12 @@ def _claims(result: Mapping[str, Any]) -> Table:
     for heading in ("claim", "metric", "difference, 95 % interval", "expected", "published", "verdict"):
         table.add_column(heading, overflow="fold")
     for claim in result["claims"]:
-        by = f" by {_number(claim['margin'])}" if claim["margin"] else ""
-        against = claim["against"] if isinstance(claim["against"], str) else _number(claim["against"])
+        by = f" by {number(claim['margin'])}" if claim["margin"] else ""
+        against = claim["against"] if isinstance(claim["against"], str) else number(claim["against"])
         table.add_row(
             f"{claim['name']}: {claim['arm']} - {against}",
             claim["metric"],
-            "\n".join(f"{_interval(one)} ({one['method'].split(' over ')[1]})" for one in claim["intervals"]),
+            "\n".join(f"{interval(one)} ({one['method'].split(' over ')[1]})" for one in claim["intervals"]),
             claim["expect"] + by,
             claim["published"],
             Text(claim["verdict"], style=_COLOURS[claim["verdict"]]),
@@ -45,8 +47,8 @@ def _arms(result: Mapping[str, Any]) -> Table:
     for heading in ("arm", *names, "seconds a seed"):
         table.add_column(heading, overflow="fold")
     for name, arm in result["arms"].items():
-        cells = [_interval(arm["metrics"][metric]) if metric in arm["metrics"] else "" for metric in names]
-        table.add_row(name, *cells, _number(sum(arm["seconds"]) / len(arm["seconds"])))
+        cells = [interval(arm["metrics"][metric]) if metric in arm["metrics"] else "" for metric in names]
+        table.add_row(name, *cells, number(sum(arm["seconds"]) / len(arm["seconds"])))
     return table
 
 

@@ -1,6 +1,7 @@
 """VL-GPT through the command line: a few steps of each stage, then every capability from the saved folder."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tessera.data.worlds.scenes.graph import random_scene
 from tessera.errors import CheckpointError
 from tessera.papers.vl_gpt import MINI, PUBLISHED, worlds
 from tessera.study.report import read_report
+from tests.papers.path_to_loss import files_on_the_way_to
 
 
 def picture(index: int) -> np.ndarray:
@@ -21,16 +23,30 @@ def picture(index: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A folder of five captioned pictures, and what a training of three steps on it writes."""
+def trained(tmp_path_factory):
+    """What a training of three steps on a folder of five captioned pictures writes, and the files that it went through
+    to its loss."""
     folder = tmp_path_factory.mktemp("vl-gpt")
     (folder / "mine").mkdir()
     for index in range(5):
         Image.fromarray(picture(index)).save(folder / "mine" / f"{index}.png")
         (folder / "mine" / f"{index}.txt").write_text(f"my picture number {index}")
     out = folder / "run"
-    assert main(["train", "vl-gpt", "--data", str(folder / "mine"), "--out", str(out), "--steps", "3"]) == 0
-    return out
+    with files_on_the_way_to("tessera.models.vlgpt.modeling:next_token") as files:
+        assert main(["train", "vl-gpt", "--data", str(folder / "mine"), "--out", str(out), "--steps", "3"]) == 0
+    return out, files
+
+
+@pytest.fixture
+def run(trained):
+    """The folder of that training."""
+    return trained[0]
+
+
+def test_a_step_goes_through_the_six_files_that_the_page_names(trained):
+    page = (Path(__file__).parents[2] / "docs/papers.md").read_text()
+    assert page.count("\n".join(trained[1])) == 1, trained[1]
+    assert len(trained[1]) <= 6
 
 
 def test_a_training_leaves_a_model_a_report_and_its_page(run):
