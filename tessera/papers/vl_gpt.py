@@ -340,7 +340,7 @@ class VLGPT(Paper):
         stages = (("A align", MINI.align), ("B pretrain", MINI.pretrain), ("C instruct", MINI.instruct))
         return {
             "parts": ["language model (LLaMA)", "vision encoder (CLIP)", "painter (latent diffusion, IP-Adapter)"],
-            "stages": [f"{name}: {asdict(schedule)}" for name, schedule in stages],
+            "stages": [f"{name}: {one.steps} steps of {one.batch}, {one.kind}, rate {one.lr}" for name, one in stages],
             "claims": [
                 "regressing both conditions beats either alone (CLIP similarity 80.2 against 80.1 and 73.6; CIDEr"
                 " 133.7 against 123.6 and 131.1)",
