@@ -55,15 +55,15 @@ def our_name(theirs: str) -> str:
 
 def from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of the backbone and of the classifier's head (`weight`, `bias`; empty where there is none) from a
-    state dict of the official code. Shapes follow: a table [1, L, C] becomes [L, C], a depthwise kernel [C, 1, 1] a
-    vector [C]."""
+    state dict of the official code. Shapes follow: a table [1, L, C] becomes [L, C]; a class token [1, 1, C]
+    and a depthwise kernel [C, 1, 1] a vector [C]."""
     renamed = {our_name(name): value for name, value in state.items()}
     head = {name.removeprefix(HEAD): value for name, value in renamed.items() if name.startswith(HEAD)}
     backbone = {name: value for name, value in renamed.items() if not name.startswith(HEAD)}
     for name, value in backbone.items():
         if name == TABLE and value.dim() == 3:
             backbone[name] = value[0]
-        elif ".cheap." in name:
+        elif ".cheap." in name or name == "class_token":
             backbone[name] = value.flatten()
     return backbone, head
 

@@ -140,7 +140,8 @@ class T2TViT(VisionBackbone):
     def __init__(self, config: T2TViTConfig) -> None:
         super().__init__(config)
         self.tokens = _tokens(config)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        # A vector, which no optimiser takes for a matrix: it is not decayed, as published.
+        self.class_token = nn.Parameter(torch.zeros(config.hidden_size))
         grid = self.grid_of(config.image_size, config.image_size)
         self.positions = PositionTable(grid, config.hidden_size, extra=1, kind="sine")
         blocks, width = _blocks(config)
@@ -166,7 +167,7 @@ class T2TViT(VisionBackbone):
         first."""
         grid = self.grid_of(*pixel_values.shape[-2:])
         tokens = self.tokens(pixel_values)
-        x = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        x = torch.cat([self.class_token.expand(len(tokens), 1, -1).to(tokens.dtype), tokens], dim=1)
         x = self.positions(x, grid)
         states = []
         for block in self.blocks:
