@@ -1,7 +1,7 @@
 """Tessera: a picture is one more kind of word.
 
-`tessera.load(folder)` gives a trained model that captions, answers, draws and chats. Importing the package is
-cheap: the heavy libraries come with the first name that needs them.
+`tessera.load(folder)` gives a trained model: one that captions, answers, draws and chats, or one that classifies.
+Importing the package is cheap: the heavy libraries come with the first name that needs them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.assistant import load as load
+    from tessera.loading import load as load
 
 __version__ = "0.1.0"
-_HOME = {"load": "tessera.assistant"}
+_HOME = {"load": "tessera.loading"}
 
 
 def __getattr__(name: str) -> Any:

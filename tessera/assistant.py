@@ -6,11 +6,10 @@ assistant.caption(image), assistant.answer(image, "How many stars?"), assistant.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import ClassVar, overload
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from PIL import Image as PIL
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tessera.cards import read_card, write_card
 from tessera.data.images import Pixels
 from tessera.data.quality import check_text
 from tessera.data.sample import Image, Sample, Segment, Text
@@ -25,18 +25,17 @@ from tessera.data.sequence import CLOSE, OPEN, PLACE, SequenceBuilder
 from tessera.data.sequence import Sequence as Tokens
 from tessera.data.tasks import CAPTION_REQUESTS, DRAW_ANSWERS, DRAW_REQUESTS
 from tessera.errors import CheckpointError, UserError
-from tessera.files import atomic_folder, write_json
+from tessera.files import atomic_folder
 from tessera.generate.interleaved import Images, generate
 from tessera.generate.reply import Prompt, Reply, Words
 from tessera.models.diffusion.painter import Painter
+from tessera.models.folder import check_folder
 from tessera.models.vlgpt.configuration import VLGPTConfig
-from tessera.models.vlgpt.folder import check_folder
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.zoo.foundation import read_part, read_tokenizer
 from tessera.zoo.parts import quiet
 
-CARD = "tessera.json"
-FORMAT = 1  # of the model folder
+KIND = "vl-gpt"
 BATCH = 64  # prompts that are continued together
 
 Picture = PIL.Image | np.ndarray | str | Path | bytes
@@ -54,6 +53,8 @@ class Assistant:
     tokenizer: PreTrainedTokenizerFast
     pixels: Pixels
     painter: Painter
+
+    abilities: ClassVar[tuple[str, ...]] = ("caption", "ask", "draw", "chat", "embed", "evaluate")
 
     def __post_init__(self) -> None:
         positions = self.model.config.num_image_positions
@@ -186,7 +187,7 @@ class Assistant:
             self.model.save_pretrained(aside)
             self.tokenizer.save_pretrained(aside)
             self.painter.save_pretrained(aside / "painter")
-            write_json(aside / CARD, {"format": FORMAT, "model": "vl-gpt"})
+            write_card(aside, KIND)
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | None = None) -> Assistant:
@@ -200,9 +201,9 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
             value, or a part that is damaged, pickled or does not fit.
     """
     folder = Path(folder)
-    _check_card(folder)
+    read_card(folder, KIND)
     with quiet():
-        config = check_folder(folder)
+        config = check_folder(folder, VLGPTForConditionalGeneration)
         model = read_part(VLGPTForConditionalGeneration, folder, dtype, config=config)
         tokenizer = read_tokenizer(folder)
         _check_tokenizer(tokenizer, config, folder)
@@ -210,20 +211,6 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.nn.Module.to(model, place)  # as model.to, whose own types a checker cannot follow
     return Assistant(model.eval(), tokenizer, Pixels(config.vision_config.image_size), painter.to(place))
-
-
-def _check_card(folder: Path) -> None:
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        card = None
-    if not isinstance(card, dict):
-        raise CheckpointError(
-            f"{folder} is no model folder of Tessera (it has no readable {CARD}); give the folder that"
-            " `tessera train` named at its end"
-        )
-    if card.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {card.get('format')}, this version reads {FORMAT}; train it again")
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: VLGPTConfig, folder: Path) -> None:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files",),
+    ("cards",),
     ("weights",),
     ("data",),
     ("layers",),
@@ -26,7 +27,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train", "generate", "evaluate", "adapt"),
     ("study",),
     ("zoo",),  # its cards carry the study's intervals and machine
-    ("assistant",),
+    ("assistant", "classifier"),
+    ("loading",),
     ("papers",),
     ("app", "serve"),
     ("cli",),

@@ -29,6 +29,7 @@ COMMANDS = {
     "ask": ("using:Ask", "answer questions about a picture"),
     "draw": ("using:Draw", "draw what sentences say"),
     "chat": ("using:Chat", "talk, with pictures in and out"),
+    "classify": ("using:Classify", "say which class pictures show"),
     "embed": ("using:Embed", "pictures or sentences as vectors"),
     "evaluate": ("using:Evaluate", "scores with 95 % intervals"),
     "zoo list": ("stock:ZooList", "the mini parts that ship with the package"),

@@ -1,4 +1,4 @@
-"""Commands that use a trained model's folder: caption, ask, draw, chat, embed, evaluate."""
+"""Commands that use a trained model's folder: caption, ask, draw, chat, classify, embed, evaluate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ _MODEL = "folder that `tessera train` wrote"
 SUITES = {"scenes": "tessera.zoo.suites:scenes", "emoji": "tessera.evaluate.emoji_suite:evaluate_emoji"}
 
 
-def _load(folder: Path) -> Any:
-    """The assistant of a model folder."""
-    from tessera.assistant import load
+def _load(folder: Path, command: str) -> Any:
+    """The model of a folder, which must be able to answer `command`."""
+    from tessera.loading import load
 
-    return load(folder)
+    model = load(folder)
+    if command not in model.abilities:
+        able = ", ".join(model.abilities)
+        raise UserError(f"the {type(model).__name__} in {folder} does not {command}; it can {able}")
+    return model
 
 
 def _pictures(paths: tuple[Path, ...]) -> list[Image]:
@@ -63,7 +67,7 @@ class Caption:
 
     def run(self) -> None:
         pictures = _pictures(self.images)
-        captions = _load(self.model).caption(pictures)
+        captions = _load(self.model, "caption").caption(pictures)
         rows = [{"image": str(path), "caption": text} for path, text in zip(self.images, captions, strict=True)]
         if self.json:
             print_json(rows)
@@ -85,7 +89,7 @@ class Ask:
     def run(self) -> None:
         pictures = _pictures((self.image,)) * len(self.questions)
         questions = _words(self.questions, "question")
-        answers = _load(self.model).answer(pictures, questions)
+        answers = _load(self.model, "ask").answer(pictures, questions)
         rows = [{"question": ask, "answer": said} for ask, said in zip(self.questions, answers, strict=True)]
         if self.json:
             print_json(rows)
@@ -108,7 +112,7 @@ class Draw:
 
     def run(self) -> None:
         texts, rows = _words(self.texts, "text"), []
-        assistant = _load(self.model)
+        assistant = _load(self.model, "draw")
         for seed in range(self.seed, self.seed + self.count):
             images = assistant.draw(texts, seed=seed)
             for place, (text, image) in enumerate(zip(texts, images, strict=True)):
@@ -131,7 +135,7 @@ class Chat:
     def run(self) -> None:
         from tessera.data.sample import Image, Segment, Text
 
-        assistant, drawn = _load(self.model), 0
+        assistant, drawn = _load(self.model, "chat"), 0
         turns: list[Segment] = []
         for pictures, words in _turns():
             turns += [Image(picture, learned=False, role="user") for picture in pictures]
@@ -172,6 +176,29 @@ def _turns() -> Iterator[tuple[list[Image], str]]:
 
 
 @dataclass
+class Classify:
+    """Say which class pictures show, the likeliest classes first."""
+
+    images: tuple[Path, ...] = argument("pictures", metavar="IMAGE")
+    model: Path = option(_MODEL)
+    top: int = option("classes to name of each picture", 3, least=1)
+    json: bool = option("print JSON", False)
+
+    def run(self) -> None:
+        pictures = _pictures(self.images)
+        found = _load(self.model, "classify").classify(pictures, top=self.top)
+        rows = [
+            {"image": str(path), "classes": [{"class": name, "probability": share} for name, share in guesses]}
+            for path, guesses in zip(self.images, found, strict=True)
+        ]
+        if self.json:
+            print_json(rows)
+            return
+        lines = [", ".join(f"{name} {share:.1%}" for name, share in guesses) for guesses in found]
+        print_table(list(zip(self.images, lines, strict=True)), ("image", "classes"))
+
+
+@dataclass
 class Embed:
     """Pictures, or with --text sentences, as vectors of one space: JSON, or a safetensors file."""
 
@@ -182,7 +209,7 @@ class Embed:
 
     def run(self) -> None:
         inputs = _words(self.inputs, "text") if self.text else _pictures(tuple(Path(name) for name in self.inputs))
-        vectors = _load(self.model).embed(inputs)
+        vectors = _load(self.model, "embed").embed(inputs)
         if self.out is None:
             pairs = zip(self.inputs, vectors.tolist(), strict=True)
             print_json([{"input": name, "vector": vector} for name, vector in pairs])
@@ -208,7 +235,7 @@ class Evaluate:
         if self.suite not in SUITES:
             raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
         module, _, function = SUITES[self.suite].partition(":")
-        measured = getattr(import_module(module), function)(_load(self.model), self.size)
+        measured = getattr(import_module(module), function)(_load(self.model, "evaluate"), self.size)
         scores = {name: estimate.to_json() for name, estimate in measured.scores.items()}
         result = {"suite": self.suite, "size": self.size, "model": str(self.model), "scores": scores}
         if self.out is not None:

@@ -41,6 +41,7 @@ class PositionTable(nn.Module):
     """
 
     table: Tensor
+    no_muon = True  # no hidden matrix: see tessera.train.optim
 
     def __init__(self, grid: tuple[int, int], width: int, *, extra: int, kind: Literal["learned", "sine"]) -> None:
         super().__init__()

@@ -46,6 +46,8 @@ class VisionBackbone(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
 
     @property
     def width(self) -> int:

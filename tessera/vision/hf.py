@@ -1,17 +1,16 @@
 """Published image encoders of transformers behind the interface of all backbones: CLIPVisionModel (alone or in a whole
 CLIP), ViTModel, Dinov2Model.
 
-    backbone = load("/models/clip-vit-large-patch14")
+    backbone = create("/models/clip-vit-large-patch14")  # tessera.vision.registry
 
 Legend: B pictures, h x w grid of patches, N = h * w, C width.
 """
 
 # No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are strings.
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import (
@@ -25,9 +24,10 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from tessera.errors import CheckpointError, UserError, nearest, reason
+from tessera.errors import UserError, nearest
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.vision.base import VisionBackbone, VisionOutput, whole_tiles
+from tessera.vision.registry import register_type
 from tessera.weights import read_model
 
 # By the type that config.json names; a whole CLIP is read for its image half.
@@ -77,8 +77,6 @@ class PublishedBackbone(VisionBackbone):
 
     config: PublishedVisionConfig
     config_class = PublishedVisionConfig
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(self, config: PublishedVisionConfig, vision: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -113,43 +111,14 @@ class PublishedBackbone(VisionBackbone):
         return VisionOutput(states[:, 1:], grid, states[:, 0], hidden)
 
 
-def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> VisionBackbone:
-    """The backbone in a folder: one of KINDS as transformers saves it, or any of ours, in evaluation mode.
-
-    Raises:
-        CheckpointError: no such folder, one of another architecture, or damaged.
-    """
-    folder = Path(folder)
-    kind = _model_type(folder)
-    options: dict[str, Any] = {"local_files_only": True}
-    if kind in KINDS:
-        options |= {"attn_implementation": ATTENTION, **_OPTIONS.get(kind, {})}
-        vision = read_model(KINDS[kind], folder, dtype, **options)
-        return PublishedBackbone(PublishedVisionConfig(vision_config=vision.config), vision).eval()
-    try:
-        found: Any = AutoModel._model_mapping[type(AutoConfig.for_model(kind))]
-    except (KeyError, ValueError) as error:
-        raise _no_backbone(folder, kind) from error
-    if not issubclass(found, VisionBackbone):
-        raise _no_backbone(folder, kind)
-    return read_model(found, folder, dtype, **options)
-
-
-def _no_backbone(folder: Path, kind: str) -> CheckpointError:
-    return CheckpointError(
-        f"{folder} holds a {kind!r}, which is no image encoder of those known: {', '.join(KINDS)} and Tessera's own"
-    )
-
-
-def _model_type(folder: Path) -> str:
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(values["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder} is no folder of a model: its config.json cannot be read ({reason(error)})"
-        ) from error
+def _load(kind: str, folder: Path) -> PublishedBackbone:
+    """The encoder in a folder as transformers saves it, in evaluation mode."""
+    options = {"local_files_only": True, "attn_implementation": ATTENTION, **_OPTIONS.get(kind, {})}
+    vision: Any = read_model(KINDS[kind], folder, **options)
+    return PublishedBackbone(PublishedVisionConfig(vision_config=vision.config), vision).eval()
 
 
 AutoConfig.register(PublishedVisionConfig.model_type, PublishedVisionConfig)
 AutoModel.register(PublishedVisionConfig, PublishedBackbone)
+for _kind in KINDS:
+    register_type(_kind, partial(_load, _kind))

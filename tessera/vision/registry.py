@@ -2,23 +2,25 @@
 
     backbone = create("t2t-vit-14", image_size=64)
 
-A new architecture calls `register` for each of its named sizes at the end of its module, and adds that module to
-ARCHITECTURES. The modules are imported with the first look-up.
+A new architecture calls `register` for each of its named sizes at the end of its module, and `register_type` for a
+published layout that it reads, and adds that module to ARCHITECTURES. The modules are imported with the first look-up.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from tessera.errors import UserError, nearest, reason
+from tessera.errors import CheckpointError, UserError, nearest, reason
 from tessera.vision.base import VisionBackbone
+from tessera.weights import read_model
 
 ARCHITECTURES: tuple[str, ...] = (
     "tessera.vision.hf",
@@ -27,12 +29,18 @@ ARCHITECTURES: tuple[str, ...] = (
 )
 
 _factories: dict[str, Callable[..., PreTrainedConfig]] = {}
+_loaders: dict[str, Callable[[Path], VisionBackbone]] = {}
 
 
 def register(name: str, factory: Callable[..., PreTrainedConfig]) -> None:
     """Let `name` stand for the configuration that `factory(**changes)` makes, `functools.partial(Config, depth=14)`
     for instance. Its class is known to AutoConfig, and its model to AutoModel."""
     _factories[name] = factory
+
+
+def register_type(model_type: str, load: Callable[[Path], VisionBackbone]) -> None:
+    """Let `load` read the folders whose config.json names this type of transformers."""
+    _loaders[model_type] = load
 
 
 def import_architectures() -> None:
@@ -71,19 +79,43 @@ def create(name: str, **changes: Any) -> VisionBackbone:
     """A named backbone with new weights, or the one in a folder with its weights, in evaluation mode.
 
     Args:
-        name: of those in `names()`, or a folder: a CLIPVisionModel, ViTModel or Dinov2Model as transformers saves it,
-            or a backbone of ours.
+        name: of those in `names()`, or a folder: a published encoder as transformers saves it (CLIPVisionModel,
+            ViTModel, Dinov2Model, CvtModel), or a backbone of ours.
         changes: fields of a named backbone's configuration.
 
     Raises:
         UserError: as `config`, or changes to a folder.
-        CheckpointError: as `tessera.vision.hf.load`.
+        CheckpointError: no such folder, one of another architecture, or damaged.
     """
     if "/" not in name and not Path(name).is_dir():
         return AutoModel.from_config(config(name, **changes))
     if changes:
         raise UserError(f"{name} is a folder, whose backbone is as it is; {', '.join(changes)} cannot be changed")
     import_architectures()
-    from tessera.vision.hf import load  # which registers itself with AutoModel, as the architectures do
+    folder = Path(name)
+    kind = _model_type(folder)
+    return _loaders[kind](folder) if kind in _loaders else _ours(folder, kind)
 
-    return load(name)
+
+def _model_type(folder: Path) -> str:
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(values["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} is no folder of a model: its config.json cannot be read ({reason(error)})"
+        ) from error
+
+
+def _ours(folder: Path, kind: str) -> VisionBackbone:
+    """A backbone that `save_pretrained` wrote."""
+    try:
+        found: Any = AutoModel._model_mapping[type(AutoConfig.for_model(kind))]
+    except (KeyError, ValueError):
+        found = None
+    if found is None or not issubclass(found, VisionBackbone):
+        raise CheckpointError(
+            f"{folder} holds a {kind!r}, which is no image encoder of those known: {', '.join(_loaders)} and"
+            " Tessera's own"
+        )
+    return read_model(found, folder, local_files_only=True)

@@ -75,7 +75,7 @@ class PlainViT(VisionBackbone):
         super().__init__(config)
         width = config.hidden_size
         self.patches = nn.Conv2d(config.num_channels, width, config.patch_size, config.patch_size)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.class_token = nn.Parameter(torch.zeros(width))  # one dimension, so that it is not decayed
         self.positions = None
         if config.positions != "none":
             grid = self.grid_of(config.image_size, config.image_size)
@@ -103,7 +103,7 @@ class PlainViT(VisionBackbone):
         """Pictures [B, channels, H, W], H and W multiples of the patch size."""
         grid = self.grid_of(*pixel_values.shape[-2:])
         x = self.patches(pixel_values.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1)
         if self.positions is not None:
             x = self.positions(x, grid)
         states = []

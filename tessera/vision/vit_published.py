@@ -54,8 +54,8 @@ def renamed(name: str) -> str:
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a published layout under our names, those of a classifier under `HEAD`. A table [1, L, C] becomes
-    [L, C]; queries, keys and values one matrix."""
+    """The tensors of a published layout under our names, those of a classifier under `HEAD`. Queries, keys and
+    values become one matrix, a table [1, L, C] becomes [L, C], and the class token a vector."""
     named = {renamed(name): value for name, value in state.items() if not name.removeprefix("vit.").startswith(_POOLER)}
     found = {}
     for name, value in named.items():
@@ -63,7 +63,9 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = [named.get(whole.replace(".qkv.", f".qkv.{place}.")) for place in range(3)]
         if whole != name and all(part is not None for part in parts):
             value = torch.cat([part for part in parts if part is not None])
-        found[whole] = value[0] if whole == "positions.table" and value.dim() == 3 else value
+        found[whole] = value.flatten(0, -2) if whole == "positions.table" else value
+        if whole == "class_token":
+            found[whole] = value.flatten()
     return found
 
 

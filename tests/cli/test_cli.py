@@ -30,6 +30,7 @@ FLAGS = {
     "ask": "--json --model",
     "draw": "--count --json --model --out --seed",
     "chat": "--model --out",
+    "classify": "--json --model --top",
     "embed": "--model --out --text",
     "evaluate": "--json --model --out --size --suite",
     "zoo list": "--json",
@@ -43,6 +44,8 @@ FLAGS = {
 
 class FakeAssistant:
     """Answers with what it was asked, so that tests see what arrived."""
+
+    abilities = ("caption", "ask", "draw", "chat", "embed")
 
     def caption(self, images: list[Image.Image]) -> list[str]:
         return [f"a picture of {image.size[0]} by {image.size[1]}" for image in images]
@@ -63,9 +66,9 @@ class FakeAssistant:
 
 @pytest.fixture
 def assistant(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("tessera.assistant")
+    module = ModuleType("tessera.loading")
     module.load = lambda folder: FakeAssistant()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tessera.assistant", module)
+    monkeypatch.setitem(sys.modules, "tessera.loading", module)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from tessera.layers.positions import PositionTable, resize_table, sine_table
 from torch import nn
 
 from tessera.layers.drop_path import drop_path_rates
 from tessera.layers.encoder import EncoderBlock
 from tessera.layers.mlp import Mlp
 from tessera.layers.multihead import SelfAttention
+from tessera.layers.positions import PositionTable, resize_table, sine_table
 
 
 def test_a_block_equals_torch_encoder_layer_with_the_same_weights():

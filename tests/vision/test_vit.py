@@ -90,7 +90,7 @@ def test_the_names_of_timm_load_with_the_size_told_by_shapes(tmp_path):
     state = {}
     for name, value in ours.state_dict().items():
         name = names.get(name, name).replace("patches.", "patch_embed.proj.").replace(".attn.out.", ".attn.proj.")
-        state[name] = value[None].clone() if name == "pos_embed" else value
+        state[name] = {"pos_embed": value[None], "cls_token": value[None, None]}.get(name, value).clone()
     save_file(state, tmp_path / "timm.safetensors")
     loaded, _ = load_published(tmp_path / "timm.safetensors")
     pictures = torch.randn(1, 3, 32, 32)

@@ -1,8 +1,8 @@
-"""A model folder of VL-GPT, looked at before anything is built from it; its configuration is read strictly.
+"""A model folder, looked at before anything is built from it; its configuration is read strictly.
 
-In the classes that are ours (VLGPTConfig, CausalTokenizerConfig) a key that does not exist is refused, with the
-nearest one that does: a misspelt field would else silently keep its default. Configurations of transformers' own
-classes inside them keep what they do not know, as they do everywhere; values of a wrong type are refused in all.
+In configuration classes that are ours a key that does not exist is refused, with the nearest one that does: a misspelt
+field would else silently keep its default. Configurations of transformers' own classes inside them keep what they do
+not know, as they do everywhere; values of a wrong type are refused in all.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
 
 from tessera.errors import CheckpointError, nearest, reason
-from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
-from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.weights import check_weights
 
-OURS = (VLGPTConfig, CausalTokenizerConfig)
 _WRITTEN = {"transformers_version", "torch_dtype"}  # beside the fields, transformers writes these
 
 
-def read_config(folder: Path) -> VLGPTConfig:
-    """The configuration that `folder` holds.
+def read_config(folder: Path, kind: type[PreTrainedConfig]) -> Any:
+    """The configuration that `folder` holds, of class `kind`.
 
     Raises:
         CheckpointError: it is missing, no JSON, of another model, asks for code of its own, has an unknown key or a
@@ -39,25 +37,26 @@ def read_config(folder: Path) -> VLGPTConfig:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}") from None
-    _check_keys(values, VLGPTConfig, str(file))
+    _check_keys(values, kind, str(file))
     try:
-        return VLGPTConfig.from_dict(values)
+        return kind.from_dict(values)
     except Exception as error:  # each check of transformers raises its own kind
         raise CheckpointError(f"{file}: {reason(error)}") from error
 
 
-def check_folder(folder: Path) -> VLGPTConfig:
-    """The configuration in `folder`, once the weights there are known to be those that it describes.
+def check_folder(folder: Path, kind: type[PreTrainedModel]) -> Any:
+    """The configuration in `folder`, once the weights there are known to be those of the `kind` that it describes.
 
     The model is laid out on the meta device only: one of a size that no one meant never takes memory.
 
     Raises:
         CheckpointError: as `read_config` and `check_weights`, or no model can be built so.
     """
-    config = read_config(folder)
+    assert kind.config_class is not None
+    config = read_config(folder, kind.config_class)
     try:
         with torch.device("meta"):
-            model = VLGPTForConditionalGeneration(config)
+            model = kind(config)
     except Exception as error:  # widths that do not divide, names of functions that do not exist, and their like
         raise CheckpointError(f"{folder / 'config.json'} describes no model: {reason(error)}") from error
     check_weights(model, folder)
@@ -77,5 +76,19 @@ def _check_keys(values: Any, kind: type[PreTrainedConfig], place: str) -> None:
         if name not in known:
             raise CheckpointError(f"{place} has an unknown key {name!r}{nearest(name, known)}")
     for name, spec in kind.sub_configs_defaults.items():
-        if spec.config_class in OURS and values.get(name) is not None:
-            _check_keys(values[name], spec.config_class, f"{name} in {place}")
+        inner = _class_of(spec, values.get(name))
+        if inner is not None:
+            _check_keys(values[name], inner, f"{name} in {place}")
+
+
+def _class_of(spec: SubConfigSpec, values: Any) -> type[PreTrainedConfig] | None:
+    """The class of a configuration inside another, where it is there and the class one of ours."""
+    if values is None:
+        return None
+    kind = spec.config_class
+    if kind is AutoConfig and isinstance(values, Mapping):
+        try:
+            kind = CONFIG_MAPPING[values.get("model_type", spec.model_type)]
+        except KeyError:  # transformers says so, with the types that it knows
+            return None
+    return kind if kind.__module__.split(".")[0] == __name__.split(".")[0] else None
