@@ -25,7 +25,16 @@ from tessera.errors import UserError, nearest
 
 _VERSION = 1  # goes up when the pictures change, so that cached features of old ones are not taken for new
 # Stable codes of the random streams: never renumber.
-_STREAMS = {"pictures": 0, "pairs": 1, "questions": 2, "edits": 3, "pages": 4, "referring": 5, "depth": 6, "conversations": 7}
+_STREAMS = {
+    "pictures": 0,
+    "pairs": 1,
+    "questions": 2,
+    "edits": 3,
+    "pages": 4,
+    "referring": 5,
+    "depth": 6,
+    "conversations": 7,
+}
 _SPLITS: dict[Split, int] = {"train": 0, "heldout": 1}
 COUNTS = (0.3, 0.3, 0.2, 0.2)
 TURNS = 5  # questions in a conversation, at most
