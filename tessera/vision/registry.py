@@ -26,6 +26,8 @@ ARCHITECTURES: tuple[str, ...] = (
     "tessera.vision.hf",
     "tessera.vision.vit",
     "tessera.vision.t2t_vit",
+    "tessera.vision.cvt",
+    "tessera.vision.cvt_published",
 )
 
 _factories: dict[str, Callable[..., PreTrainedConfig]] = {}
