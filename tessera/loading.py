@@ -15,6 +15,7 @@ from tessera.errors import CheckpointError, nearest
 KINDS = {
     "vl-gpt": "tessera.assistant",
     "image-classifier": "tessera.classifier",
+    "answerer": "tessera.answerer",
 }
 
 

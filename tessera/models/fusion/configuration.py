@@ -10,7 +10,6 @@ from transformers import LxmertConfig
 from tessera.errors import UserError
 
 MASK_RATE = 0.15  # of words and of regions
-MAX_WORDS = 20  # pieces of a sentence with [CLS] and [SEP]
 REGIONS = 36  # of a picture
 
 
@@ -23,18 +22,25 @@ class FusionConfig(LxmertConfig):
         shared_cross_attention: one weight set for both directions of a cross-modality layer's attention, as published.
         label_losses: which regions learn their detected labels: "all", weighted by the detector's confidence, as the
             official code has it, or only the "masked" ones, as the paper describes it.
+        max_words: pieces of a sentence with its two marks; what is longer is cut.
 
     Raises:
-        UserError: heads that do not divide the width.
+        UserError: heads that do not divide the width, or sentences that are longer than the table of positions.
     """
 
     visual_loss_normalizer: float = 1 / MASK_RATE
     shared_cross_attention: bool = True
     label_losses: Literal["all", "masked"] = "all"
+    max_words: int = 20
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} does not divide among {self.num_attention_heads} attention heads"
+            )
+        if not 3 <= self.max_words <= self.max_position_embeddings:
+            raise UserError(
+                f"max_words is {self.max_words}; it is at least 3 and at most max_position_embeddings"
+                f" ({self.max_position_embeddings})"
             )

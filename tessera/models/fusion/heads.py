@@ -12,6 +12,13 @@ from tessera.layers.bert import EPS, Transform
 from tessera.models.fusion.configuration import FusionConfig
 
 
+def _output(inner: int, classes: int) -> nn.Linear:
+    """The last layer of a head, which Muon leaves to AdamW."""
+    layer = nn.Linear(inner, classes)
+    layer.no_muon = True  # type: ignore[assignment]
+    return layer
+
+
 class WordHead(nn.Module):
     """A hidden word from its state, [..., W] -> [..., V]; the matrix is the word embedding's."""
 
@@ -31,7 +38,7 @@ class LanguageHeads(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.predictions = WordHead(config)
-        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.seq_relationship = _output(config.hidden_size, 2)
 
 
 def region_classes(config: FusionConfig) -> dict[str, int]:
@@ -51,7 +58,7 @@ class RegionHead(nn.Module):
         super().__init__()
         self.transform = Transform(config)
         sizes = region_classes(config)
-        self.decoder_dict = nn.ModuleDict({name: nn.Linear(config.hidden_size, size) for name, size in sizes.items()})
+        self.decoder_dict = nn.ModuleDict({name: _output(config.hidden_size, size) for name, size in sizes.items()})
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
         states = self.transform(states)
@@ -60,7 +67,7 @@ class RegionHead(nn.Module):
 
 def answer_layers(inner: int, hidden: int, classes: int) -> nn.Sequential:
     """The two-layer classifier over pooled vectors: [B, inner] -> [B, classes]."""
-    return nn.Sequential(nn.Linear(inner, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=EPS), nn.Linear(hidden, classes))
+    return nn.Sequential(nn.Linear(inner, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=EPS), _output(hidden, classes))
 
 
 class AnswerHead(nn.Module):

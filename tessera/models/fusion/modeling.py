@@ -33,6 +33,7 @@ class RegionEmbedding(nn.Module):
         self.visn_fc = nn.Linear(config.visual_feat_dim, width)
         self.visn_layer_norm = nn.LayerNorm(width, eps=EPS)
         self.box_fc = nn.Linear(config.visual_pos_dim, width)
+        self.box_fc.no_muon = True  # type: ignore[assignment]  # four columns are no hidden matrix
         self.box_layer_norm = nn.LayerNorm(width, eps=EPS)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
