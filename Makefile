@@ -10,6 +10,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 PAPER ?= all
+STUDIED := from tessera.papers import papers; print(*(p.slug for p in papers() if p.built and p.lights['claim'] != 'n/a'))
 
 .PHONY: help install demo test lint lights prove docs clean
 
@@ -48,7 +49,7 @@ lights: install
 
 prove: install lights
 	$(BIN)/python -m pytest -m slow --timeout 7200
-	$(BIN)/tessera reproduce vl-gpt
+	for slug in $$($(BIN)/python -c "$(STUDIED)"); do $(BIN)/tessera reproduce $$slug || exit; done
 
 docs: install
 	$(BIN)/python -m tools.pages

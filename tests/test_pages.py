@@ -13,6 +13,8 @@ import pytest
 
 from tessera.app.study_plot import study_plot
 from tessera.errors import DataError
+from tessera.papers.figures import beside
+from tessera.papers.registry import get, papers
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import run
 from tools import pages
@@ -96,10 +98,27 @@ def test_what_does_not_follow_is_listed_with_its_reason() -> None:
     assert "- size: 5M, ours 4,000,000: the table has a slip" in list(pages.figures([row]))[-1]
 
 
-@pytest.mark.parametrize("slug", [file.stem for file in sorted(pages.PAGES.glob("*.md"))])
+BUILT = [one.slug for one in papers() if one.built]
+
+
+@pytest.mark.parametrize("slug", BUILT)
 def test_committed_pages_are_what_papers_and_results_say(slug: str) -> None:
     for name, text in pages.page(slug).items():
         assert (pages.PAGES / name).read_text(encoding="utf-8") == text, f"{name}: run `make docs`"
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_a_paper_says_why_a_published_figure_does_not_follow_and_of_no_other(slug: str) -> None:
+    for row in pages.counted(slug, get(slug)):
+        assert row["follows"] is not bool(row["note"]), (row["name"], row["published"], row["ours"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", BUILT)
+def test_recorded_figures_are_those_that_are_counted_today(slug: str) -> None:
+    paper = get(slug)
+    counted = [row.as_json() for row in beside(paper.figures(), paper.size)]
+    assert json.loads(json.dumps(counted)) == pages.counted(slug, paper)
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:
