@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_result, print_table
@@ -13,6 +14,8 @@ from tessera.papers import lights
 from tessera.papers.figures import Beside, beside, flat
 from tessera.papers.lights import LIGHTS, SIGNS
 from tessera.papers.registry import FAMILIES, Entry, Paper, entry, get, papers
+
+TITLE = 60  # letters of a title in the list
 
 
 @dataclass
@@ -38,16 +41,11 @@ class Papers:
             print(f"no paper is about {self.search!r}; `tessera papers` lists all")
             return
         rows = [
-            (
-                one.slug,
-                one.year,
-                "".join(SIGNS[one.lights[name]] for name in LIGHTS),
-                "".join(one.families),
-                one.summary,
-            )
+            (one.slug, one.year, "".join(SIGNS[one.lights[name]] for name in LIGHTS), "".join(one.families),
+             shorten(one.title, TITLE, placeholder="…"), ", ".join(one.capabilities))
             for one in found
-        ]
-        print_table(rows, ("slug", "year", "lights", "family", "in one line"))
+        ]  # fmt: skip
+        print_table(rows, ("slug", "year", "lights", "family", "title", "can do"))
 
 
 @dataclass
