@@ -183,6 +183,8 @@ def test_papers_can_be_searched_and_read_by_a_script(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("fourier-vlm")
+    assert "Fourier-VLM: Compressing Vision Tokens" in lines[1]
+    assert "image-text-to-text" in lines[1]
     assert main(["papers", "--search", "qwertz"]) == 0
     assert capsys.readouterr().out == "no paper is about 'qwertz'; `tessera papers` lists all\n"
 
