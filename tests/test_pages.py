@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tessera.app.study_plot import study_plot
+from tessera.cli import main
 from tessera.errors import DataError
 from tessera.papers.figures import beside
 from tessera.papers.registry import get, papers
@@ -61,6 +62,20 @@ def test_equal_scores_and_a_study_without_claims_are_drawn(result: dict[str, Any
         arm["metrics"]["score"] = {"value": 0.5, "low": 0.5, "high": 0.5, "by_seed": [0.5, 0.5, 0.5]}
     assert "nan" not in study_plot(result)
     assert study_plot({**result, "claims": []}) == ""
+
+
+def test_show_prints_a_study_of_one_s_own_with_its_intervals_and_lights_its_claim(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert result["verdict"] == "holds"
+    assert main(["show", "vl-gpt", "--results", str(tmp_path / "results")]) == 0
+    shown = capsys.readouterr().out
+    assert "claim on" in shown
+    assert "new against old" in shown
+    assert "0.3 [" in shown
+    assert main(["show", "vl-gpt", "--results", str(tmp_path / "results"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["lights"]["claim"], told["result"]) == ("on", result)
 
 
 def test_a_page_tells_parts_figures_claims_and_what_they_were_made_on(
