@@ -83,6 +83,12 @@ class Detections:
         """A hash of the files' names and sizes and of the pictures' names."""
         return self._hash
 
+    def any_width(self) -> int:
+        """How wide features are, by the first picture. Raises BadSample where that cannot be read."""
+        features = self[next(iter(self._places))].features
+        assert features is not None
+        return features.shape[1]
+
     def __getitem__(self, name: str) -> Regions:
         """The regions of picture `name`.
 
