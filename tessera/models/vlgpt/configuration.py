@@ -104,7 +104,7 @@ class VLGPTConfig(PreTrainedConfig):
             detokenizer (open).
         force_image_end: generation appends [/IMG] after the last embedding instead of asking the head (open).
         lora_rank, lora_alpha, lora_dropout: adapters of stages B and C (alpha and dropout open).
-        draw_steps, draw_guidance, draw_size: how the frozen diffusion model is sampled (open).
+        draw_steps, draw_guidance: how the frozen diffusion model is sampled (open).
     """
 
     model_type = "tessera_vlgpt"
@@ -127,12 +127,11 @@ class VLGPTConfig(PreTrainedConfig):
     lora_dropout: float = 0.05
     draw_steps: int = 50
     draw_guidance: float = 7.5
-    draw_size: int = 512
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("attn_implementation", ATTENTION)
         super().__post_init__(**kwargs)
-        _at_least_one(self, "lora_rank", "draw_steps", "draw_size")
+        _at_least_one(self, "lora_rank", "draw_steps")
 
     @property
     def vision_config(self) -> PreTrainedConfig:
