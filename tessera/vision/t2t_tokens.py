@@ -19,6 +19,7 @@ from tessera.layers.attention import attend
 from tessera.layers.mlp import Mlp
 
 Split = Sequence[int]  # kernel, stride, padding
+LEAST = -40.0  # exponents that far below the greatest count no more; the product of two is a normal float32 still
 
 
 class PerformerTokens(nn.Module):
@@ -50,19 +51,26 @@ class PerformerTokens(nn.Module):
         """New random features W [m, t]."""
         init.orthogonal_(self.features, gain=math.sqrt(len(self.features)))
 
-    def phi(self, x: Tensor) -> Tensor:
-        """The positive features [B, N, m] of x [B, N, t]; in float32, as bfloat16 would blur the exponents."""
+    def exponents(self, x: Tensor) -> Tensor:
+        """W x - |x|^2 / 2 of x [B, N, t], float32 [B, N, m]; bfloat16 would blur them."""
         x = x.float()
-        exponents = x @ self.features.float().T - x.square().sum(-1, keepdim=True) / 2
-        return exponents.exp() / math.sqrt(len(self.features))
+        return x @ self.features.float().T - x.square().sum(-1, keepdim=True) / 2
 
     def attention(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """Values [B, N, t] averaged with weights phi(q) phi(k), which are positive and sum to 1 but for 1e-8."""
+        """Values [B, N, t] averaged with weights phi(q) phi(k) / (their sum + 1e-8), in float32.
+
+        Exponents are taken less their greatest, of each query and of all keys, and the 1e-8 with them. That changes
+        nothing, but keeps the sums from overflow, to which trained layers come close, and from denormal numbers, which
+        a processor takes a hundred times as long for.
+        """
         with maybe_autocast(v.device.type, enabled=False):
-            keys, queries = self.phi(k), self.phi(q)
-            summed = keys.transpose(1, 2) @ v.float()
+            keys, queries = self.exponents(k), self.exponents(q)
+            top_key, top_query = keys.detach().amax((1, 2), keepdim=True), queries.detach().amax(2, keepdim=True)
+            keys = (keys - top_key).clamp(min=LEAST).exp()
+            queries = (queries - top_query).clamp(min=LEAST).exp()
             total = queries @ keys.sum(1)[:, :, None]
-            return (queries @ summed / (total + 1e-8)).to(v.dtype)
+            total = total + 1e-8 * len(self.features) * (-top_key - top_query).clamp(max=-2 * LEAST).exp()
+            return (queries @ (keys.transpose(1, 2) @ v.float()) / total).to(v.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(self.norm1(x)).chunk(3, dim=-1)  # in this order

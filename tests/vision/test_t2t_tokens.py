@@ -106,6 +106,35 @@ def test_performer_approaches_unscaled_softmax_attention_as_one_over_the_root_of
         assert fewer / more == pytest.approx(8**0.5, rel=0.25)
 
 
+def plain_attention(layer, k, q, v):
+    """The formula as the official code writes it."""
+    phi = [(x @ layer.features.double().T - x.square().sum(-1, keepdim=True) / 2).exp() for x in (k, q)]
+    keys, queries = (one / len(layer.features) ** 0.5 for one in phi)
+    return queries @ (keys.transpose(1, 2) @ v) / (queries @ keys.sum(1)[:, :, None] + 1e-8)
+
+
+@pytest.mark.light("t2t-vit", "exact")
+@pytest.mark.parametrize("length", [0.1, 1.0, 4.0])  # at 4 the sums are as small as the 1e-8 beside them
+def test_performer_attention_equals_its_plain_formula_forward_and_backward(length):
+    layer = performer(width=32)
+    parts = [torch.randn(2, 20, 32, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    k, q, v = parts[0] * length / 32**0.5, parts[1] * length / 32**0.5, parts[2]
+    found = [layer.attention(k, q, v), plain_attention(layer, k, q, v)]
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+    weigh = torch.randn(2, 20, 32, dtype=torch.float64)
+    gradients = [torch.autograd.grad((one * weigh).sum(), parts, retain_graph=True) for one in found]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("length", [30.0, 300.0])
+def test_performer_attention_stays_finite_where_the_plain_formula_does_not(length):
+    layer = performer(width=32)
+    k, q, v = (torch.randn(2, 20, 32, requires_grad=True) for _ in range(3))
+    layer.attention(k * length, q * length, v).sum().backward()
+    assert all(one.grad.isfinite().all() for one in (k, q, v))
+
+
 def test_random_features_are_orthogonal_rows_of_length_root_m_and_never_train():
     layer = performer(width=64)
     assert layer.features.shape == (32, 64)
