@@ -37,6 +37,7 @@ COMMANDS = {
     "worlds list": ("stock:WorldsList", "the embedded worlds"),
     "worlds show": ("stock:WorldsShow", "some samples of a world, as one picture and text"),
     "worlds export": ("stock:WorldsExport", "write a world as WebDataset shards"),
+    "bench": ("benching:Bench", "speed against the peers and against this machine's ceiling"),
     "doctor": ("doctor:Doctor", "what this machine can run"),
 }
 # Errors of the system that the user can cure, and no bug of ours: what is in the way, full, or not permitted.

@@ -38,6 +38,7 @@ FLAGS = {
     "worlds list": "--json",
     "worlds show": "--count --out --split --task",
     "worlds export": "--count --out --shard --split --task",
+    "bench": "--json --out",
     "doctor": "--json",
 }
 
@@ -121,6 +122,7 @@ def test_help_names_every_command_and_each_explains_itself(capsys: pytest.Captur
         ("caption /no/such.png --model m", "/no/such.png"),
         ("evaluate --model m --suite scnes", "there is no suite 'scnes'; did you mean 'scenes'?"),
         ("zoo build clp", "did you mean 'clip'"),
+        ("bench backbone", "there is no bench 'backbone'; did you mean 'backbones'?"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -1,0 +1,48 @@
+"""`tessera bench`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.cli.options import argument, option
+from tessera.cli.printing import number, print_json, print_table
+
+
+@dataclass
+class Bench:
+    """Speed against the peers and against this machine's ceiling: both in one process, taking turns, medians.
+
+    Leave the machine alone while it runs; other work slows one side of a round and not the other.
+    """
+
+    name: str | None = argument("backbones (default: all)", None)
+    out: Path = option("folder of the result files", Path("results"))
+    json: bool = option("print the results as JSON", False)
+
+    def run(self) -> None:
+        from tessera.files import write_json
+        from tessera.papers.registry import say
+        from tessera.study.bench import BENCHES, bench
+
+        found = []
+        for name in [self.name] if self.name is not None else BENCHES:
+            result = bench(name, tell=say)
+            write_json(self.out / f"bench-{name}.json", result)
+            found.append(result)
+        if self.json:
+            print_json(found)
+            return
+        print_table(
+            [_row(row) for result in found for row in result["rows"]],
+            ("race", "device", "type", "ours, ms", "theirs, ms", "speed", "rounds", "of ceiling", "verdict"),
+        )
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["race"], row["device"], row["dtype"], number(row["ours_ms"]), number(row["theirs_ms"]),
+        f"{row['speed']:.2f} x", f"{row['slowest']:.2f} to {row['fastest']:.2f}", f"{row['of_ceiling']:.0%}",
+        f"{row['verdict']} ({row['least']:g}, aim {row['aim']:g})",
+    )  # fmt: skip

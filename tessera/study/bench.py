@@ -1,0 +1,141 @@
+"""Races: ours against a peer at the same work, in one process, taking turns, the median of several rounds.
+
+A bench is a function that gives `Race`s for a device; a new one is a line in BENCHES. Speeds are also held against this
+machine's own ceiling, the rate of a large matrix product that runs in the same rounds.
+"""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from tessera.errors import UserError, nearest
+from tessera.study.machine import commit, describe_machine, versions
+
+# Name -> (module:function of a device, what is raced).
+BENCHES: dict[str, tuple[str, str]] = {
+    "backbones": ("tessera.study.bench_backbones:races", "image encoders against transformers"),
+}
+ROUNDS = 7
+WARM = 2  # runs of each before the first round: kernels are chosen and memory is taken in them
+PRODUCT = {"cpu": 1536, "cuda": 8192}  # side of the matrices whose product is the ceiling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """Two ways to the same result.
+
+    Args:
+        peer: whose way the other one is.
+        macs: multiply-adds of one run, known by counting.
+        dtype: in which they are multiplied.
+        least, aim: the peer's time over ours that is demanded, and that is hoped for.
+    """
+
+    name: str
+    peer: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+    macs: float
+    dtype: torch.dtype
+    least: float
+    aim: float
+
+
+Opener = Callable[[torch.device], Iterator[Race]]
+
+
+def devices() -> list[torch.device]:
+    """The processor, and a GPU where there is one."""
+    return [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+
+
+def bench(name: str, *, rounds: int = ROUNDS, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Run every race of a bench on every device of this machine.
+
+    Args:
+        tell: takes a line before each race.
+
+    Returns:
+        JSON values: `rows` as `run` gives them, with machine, versions, threads, commit and time.
+
+    Raises:
+        UserError: there is no bench of this name.
+    """
+    if name not in BENCHES:
+        raise UserError(f"there is no bench {name!r}{nearest(name, BENCHES)}")
+    module, function = BENCHES[name][0].split(":")
+    opener: Opener = getattr(import_module(module), function)
+    rows = []
+    for device in devices():
+        for race in opener(device):
+            if tell is not None:
+                tell(f"{race.name} on {device.type}")
+            rows.append(run(race, device, rounds))
+    return {
+        "bench": name,
+        "rows": rows,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "machine": describe_machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any]:
+    """One race: seconds of each, and how many times as fast ours is.
+
+    Returns:
+        `ours_ms`, `theirs_ms` and `speed` as medians over the rounds, `slowest` and `fastest` round of `speed`,
+        `of_ceiling`, the share of the large product's rate that ours reaches, and `verdict`.
+    """
+    product = _large_product(device, race.dtype)
+    ways: Mapping[str, Callable[[], object]] = {"ours": race.ours, "theirs": race.theirs, "ceiling": product}
+    for way in ways.values():
+        for _ in range(WARM):
+            way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in sorted(ways, reverse=bool(number % 2)):  # turn and turn about, so that no one always comes first
+            seconds[name].append(_time(ways[name], device))
+    speeds = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    median = {name: statistics.median(row) for name, row in seconds.items()}
+    rate = PRODUCT[device.type] ** 3 / median["ceiling"]
+    speed = statistics.median(speeds)
+    return {
+        "race": race.name, "device": device.type, "dtype": str(race.dtype).removeprefix("torch."), "peer": race.peer,
+        "ours_ms": 1e3 * median["ours"], "theirs_ms": 1e3 * median["theirs"], "speed": speed, "slowest": min(speeds),
+        "fastest": max(speeds), "of_ceiling": race.macs / median["ours"] / rate, "least": race.least, "aim": race.aim,
+        "verdict": verdict(speed, race),
+    }  # fmt: skip
+
+
+def verdict(speed: float, race: Race) -> str:
+    """What is said of a speed."""
+    if speed >= race.aim:
+        return "reaches the aim"
+    return "fast enough" if speed >= race.least else "too slow"
+
+
+def _large_product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    side = PRODUCT[device.type]
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    return lambda: matrix @ matrix
+
+
+def _time(way: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one run, to its end on the device."""
+    began = time.perf_counter()
+    way()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
