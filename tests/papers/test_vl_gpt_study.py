@@ -17,7 +17,7 @@ import torch
 from tessera.cli import main
 from tessera.data.sample import Image
 from tessera.papers import vl_gpt, vl_gpt_study
-from tessera.papers.vl_gpt import MINI, Run, Schedule
+from tessera.papers.vl_gpt import STUDIED, Run, Schedule
 from tessera.papers.vl_gpt_measures import centred_cosine, found_first
 from tessera.papers.vl_gpt_study import BUDGET, JOINT, TARGETS, Bench, Budget, claims, reproduce
 from tessera.study.verdict import ITEMS, SEEDS
@@ -28,8 +28,8 @@ TINY = Budget(
     captions_each=1, fitted=10, heldout=6, captioned=3,
 )  # fmt: skip
 SMALL = replace(
-    MINI,
-    tokenizer={**MINI.tokenizer, "width": 64, "depth": 1, "heads": 1, "mlp_width": 64},
+    STUDIED,
+    tokenizer={**STUDIED.tokenizer, "width": 64, "depth": 1, "heads": 1, "mlp_width": 64},
     row_length=160,
     align=Schedule(steps=1, batch=1, lr=1e-3),
     pretrain=Schedule(steps=1, batch=1, lr=1e-3),
@@ -42,7 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(vl_gpt, "MINI", SMALL)
+        patch.setattr(vl_gpt, "STUDIED", SMALL)
         patch.setattr(vl_gpt, "reproduce", lambda *given: reproduce(*given, budget=TINY))
         assert main(["reproduce", "vl-gpt", "--seeds", "3"]) == 0
     return folder
