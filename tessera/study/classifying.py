@@ -1,0 +1,100 @@
+"""What studies of image encoders share: pictures kept in memory, and an arm that learns to name their class.
+
+The arms of such a study see the same pictures in the same order and differ in the encoder or in what it learned before.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tessera.data.images import Pixels, fit_square
+from tessera.data.sample import Image, Sample
+from tessera.data.source import Source
+from tessera.evaluate.classification import hits
+from tessera.models.classifier import ImageClassifier
+from tessera.study.design import Outcome, short_hash
+from tessera.train.classification import SMOOTHING, classification_stage, picture_loader
+from tessera.train.engine import Stage, Trainer
+from tessera.train.optim import Optimiser
+
+METRIC = "accuracy"
+
+
+class Remembered:
+    """A source of pictures that decodes each of them once, at the size that models read."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self.name, self.source, self.size = source.name, source, size
+        self._known: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        if index not in self._known:
+            sample = self.source[index]
+            first, *rest = sample.segments
+            assert isinstance(first, Image)
+            small = replace(first, source=fit_square(first.pil(), self.size))
+            self._known[index] = replace(sample, segments=(small, *rest))
+        return self._known[index]
+
+    def fingerprint(self) -> str:
+        """That of the source, which says all of what these pictures are."""
+        return self.source.fingerprint()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How long and how an arm learns."""
+
+    steps: int
+    batch: int = 64
+    kind: Literal["adamw", "muon"] = "muon"
+    lr: float = 1e-3
+    smoothing: float = SMOOTHING
+
+
+def learn(
+    make: Callable[[], ImageClassifier], train: Source, pixels: Pixels, lesson: Lesson, *, seed: int, work: Path
+) -> tuple[ImageClassifier, int, int]:
+    """Train a classifier on pairs of a picture and the name of its class.
+
+    Args:
+        make: the classifier; it is called with PyTorch's generator seeded, so that new weights follow from `seed`.
+        work: a folder in which a stopped training of the same lesson and seed is found again; it is deleted at the end.
+
+    Returns:
+        The classifier in evaluation mode, the steps taken and the pictures seen.
+    """
+    made: list[ImageClassifier] = []
+
+    def stages() -> Iterator[Stage]:
+        made.append(make())
+        loader = picture_loader(train, made[0].config.classes, pixels, lesson.batch, seed=seed)
+        optimiser = Optimiser(kind=lesson.kind, lr=lesson.lr)
+        yield classification_stage(made[0], loader, lesson.steps, optimiser=optimiser, smoothing=lesson.smoothing)
+
+    Trainer(work, config=asdict(lesson), seed=seed, resume=True).run(stages(), lesson.steps)
+    lines = [json.loads(line) for line in (work / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
+    shutil.rmtree(work)
+    return made[0].eval(), len(lines), sum(line["samples"] for line in lines)
+
+
+def judge(
+    make: Callable[[], ImageClassifier], train: Source, heldout: Source, pixels: Pixels, lesson: Lesson, *,
+    key: Any, seed: int, work: Path,
+) -> Outcome:  # fmt: skip
+    """The outcome of an arm: trained on `train`, accuracy on each picture of `heldout`.
+
+    Args:
+        key: what sets this arm and its study apart, as JSON: names its folder in `work`.
+    """
+    folder = work / "training" / f"{short_hash([key, asdict(lesson)])}-seed-{seed}"
+    model, steps, samples = learn(make, train, pixels, lesson, seed=seed, work=folder)
+    return Outcome(items={METRIC: hits(model, heldout, replace(pixels, augment=None))}, steps=steps, samples=samples)
