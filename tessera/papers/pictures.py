@@ -1,0 +1,86 @@
+"""Pictures with classes that the studies of image encoders learn from: drawn shapes, emoji, Omniglot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.data.labelled import ClassesWorld, open_labelled
+from tessera.data.readers.classes import TASK
+from tessera.data.readers.omniglot import open_omniglot
+from tessera.data.sample import Sample, pair
+from tessera.data.source import Split
+from tessera.data.worlds.scenes.graph import SHAPES
+from tessera.data.worlds.scenes.world import ScenesWorld
+from tessera.errors import UserError
+from tessera.papers.registry import say
+from tessera.study.design import Study
+from tessera.study.engine import WORK, run
+
+
+class Shapes:
+    """Scenes of one object, by its shape, which every machine can draw. Held-out pictures are of colours and places in
+    which training never showed that shape."""
+
+    def __init__(self, train_pictures: int, heldout_pictures: int) -> None:
+        self.name, self.tasks, self.classes = "scenes by shape", (TASK,), tuple(sorted(SHAPES))
+        self.world = ScenesWorld(train_pictures=train_pictures, heldout_pictures=heldout_pictures, counts=(1.0,))
+
+    def source(self, task: str, split: Split = "train") -> _ShapesSource:
+        """The samples of one split; there is one task."""
+        return _ShapesSource(self.world, split)
+
+
+@dataclass(frozen=True)
+class _ShapesSource:
+    world: ScenesWorld
+    split: Split
+
+    @property
+    def name(self) -> str:
+        return f"scenes by shape/{self.split}"
+
+    def __len__(self) -> int:
+        return self.world.pictures[self.split]
+
+    def __getitem__(self, index: int, /) -> Sample:
+        shape = self.world.scene(self.split, index).objects[0].shape
+        return pair(self.world.image(self.split, index), shape, id=f"{self.name}/{index}")
+
+    def fingerprint(self) -> str:
+        return f"{self.world.source('pairs', self.split).fingerprint()}-shape"
+
+
+def further(
+    slug: str, study: Callable[[str, ClassesWorld, Path], Study]
+) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    """The same arms on real pictures, as `tessera reproduce SLUG --study NAME` calls them: "emoji" and "omniglot".
+
+    Args:
+        study: makes the study from the slug of its result, the pictures, and the folder that it works in.
+    """
+
+    def named(name: str, open_world: Callable[[Path | None], ClassesWorld]) -> Callable[..., dict[str, Any]]:
+        def reproduce(*, seeds: int, out: Path, data: Path | None, model: Path | None) -> dict[str, Any]:
+            if model is not None:
+                raise UserError(f"the study {name} trains its own models; leave out --model")
+            own = f"{slug}-{name}"
+            return run(study(own, open_world(data), WORK / own), seeds, out=out, work=WORK / own, tell=say)
+
+        return reproduce
+
+    return {"emoji": named("emoji", _emoji), "omniglot": named("omniglot", _omniglot)}
+
+
+def _emoji(data: Path | None) -> ClassesWorld:
+    if data is not None:
+        raise UserError("the study emoji reads this machine's emoji font; leave out --data")
+    return open_labelled("emoji")
+
+
+def _omniglot(data: Path | None) -> ClassesWorld:
+    if data is None:
+        raise UserError("the study omniglot reads images_background*.zip; name their folder with --data FOLDER")
+    return open_omniglot(data)
