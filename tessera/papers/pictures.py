@@ -11,7 +11,7 @@ from tessera.data.labelled import ClassesWorld, open_labelled
 from tessera.data.readers.classes import TASK
 from tessera.data.readers.omniglot import open_omniglot
 from tessera.data.sample import Sample, pair
-from tessera.data.source import Split
+from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.graph import SHAPES
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError
@@ -25,22 +25,20 @@ class Shapes:
     which training never showed that shape."""
 
     def __init__(self, train_pictures: int, heldout_pictures: int) -> None:
-        self.name, self.tasks, self.classes = "scenes by shape", (TASK,), tuple(sorted(SHAPES))
+        self.name, self.classes = "scenes by shape", tuple(sorted(SHAPES))
+        self.tasks: tuple[str, ...] = (TASK,)
         self.world = ScenesWorld(train_pictures=train_pictures, heldout_pictures=heldout_pictures, counts=(1.0,))
 
-    def source(self, task: str, split: Split = "train") -> _ShapesSource:
+    def source(self, task: str, split: Split = "train") -> Source:
         """The samples of one split; there is one task."""
-        return _ShapesSource(self.world, split)
+        return _ShapesSource(f"{self.name}/{split}", self.world, split)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _ShapesSource:
+    name: str
     world: ScenesWorld
     split: Split
-
-    @property
-    def name(self) -> str:
-        return f"scenes by shape/{self.split}"
 
     def __len__(self) -> int:
         return self.world.pictures[self.split]
