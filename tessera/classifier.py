@@ -76,7 +76,8 @@ class Classifier:
         """
         if any(isinstance(given, str) for given in inputs):
             raise UserError("an image classifier has vectors of pictures alone; a str is a text, give a Path instead")
-        parts = [seen.pooled.float().cpu() for seen in look(self.model.backbone, _opened(inputs), self.pixels)]
+        seen = look(self.model.backbone, _opened(inputs), self.pixels)
+        parts = [self.model.vectors(one).float().cpu() for one in seen]
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.model.backbone.width), np.float32)
 
     def save(self, folder: str | Path) -> None:

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
-from tessera.vision.base import VisionBackbone
+from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create, import_architectures
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -41,6 +41,8 @@ class ImageClassifierConfig(PreTrainedConfig):
         image_size: pixels a side that pictures are brought to; 0 for that of the backbone.
         image_mean, image_std: of each channel, for values in [0, 1]; ImageNet's by default.
         fit: "crop" cuts the middle out, "squash" changes proportions.
+        reads: what the head reads: the backbone's own "pooled" vector, or the mean of its "tokens", where that vector
+            is a class token which nothing has trained.
     """
 
     model_type = "tessera-image-classifier"
@@ -51,6 +53,7 @@ class ImageClassifierConfig(PreTrainedConfig):
     image_mean: list[float] | tuple[float, ...] = IMAGENET["mean"]
     image_std: list[float] | tuple[float, ...] = IMAGENET["std"]
     fit: Literal["crop", "squash"] = "crop"
+    reads: Literal["pooled", "tokens"] = "pooled"
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("attn_implementation", ATTENTION)
@@ -65,7 +68,8 @@ class ImageClassifierConfig(PreTrainedConfig):
 
 
 class ImageClassifier(PreTrainedModel):
-    """The backbone's pooled vector, which the architecture has already normed, through one linear layer.
+    """The backbone's pooled vector, which the architecture has already normed, or the mean of its tokens, through one
+    linear layer.
 
     Args:
         backbone: a ready one, taken as it is with its weights; by default made from the configuration.
@@ -112,9 +116,13 @@ class ImageClassifier(PreTrainedModel):
         """Logits [B, K] of pictures [B, channels, H, W]; with labels, int [B] or shares float [B, K], the mean
         cross-entropy too. Hidden states are those of the backbone."""
         seen = self.backbone(pixel_values, output_hidden_states=output_hidden_states)
-        logits = self.head(seen.pooled)
+        logits = self.head(self.vectors(seen))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=seen.hidden_states)
+
+    def vectors(self, seen: VisionOutput) -> Tensor:
+        """What the head reads of what the backbone saw, [B, C]."""
+        return seen.pooled if self.config.reads == "pooled" else seen.tokens.mean(dim=1)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

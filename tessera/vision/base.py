@@ -54,6 +54,11 @@ class VisionBackbone(PreTrainedModel):
         """C, the width of `tokens` and of `pooled`."""
         raise NotImplementedError
 
+    @property
+    def final_norm(self) -> nn.Module:
+        """What `tokens` come out of, for states of its width: `norm`, unless a subclass has another."""
+        return self.norm
+
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """The token grid (h, w) of pictures of height x width pixels.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -90,6 +90,11 @@ class PublishedBackbone(VisionBackbone):
     def width(self) -> int:
         """C."""
         return self.config.vision_config.hidden_size
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """CLIP's has a name of its own."""
+        return getattr(self.vision, "post_layernorm" if isinstance(self.vision, CLIPVisionModel) else "layernorm")
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """The patches of a picture. Raises UserError where they do not fill it."""

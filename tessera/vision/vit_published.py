@@ -82,10 +82,18 @@ def load_published(path: str | Path) -> tuple[PlainViT, dict[str, Tensor]]:
     files = weight_files(path) if path.is_dir() else [path]
     for file in files:
         shapes_in(file)  # says in a sentence what is wrong with a damaged file
-    state = from_published({name: value for file in files for name, value in load_file(file).items()})
+    state = {name: value for file in files for name, value in load_file(file).items()}
+    return assemble(state, path, _from_transformers(path) if path.is_dir() else None)
+
+
+def assemble(
+    published: Mapping[str, Tensor], path: Path, config: PlainViTConfig | None = None
+) -> tuple[PlainViT, dict[str, Tensor]]:
+    """`load_published` of tensors that were read from `path`; without a configuration their shapes say it."""
+    state = from_published(published)
     head = {name.removeprefix(HEAD): value for name, value in state.items() if name.startswith(HEAD)}
     body = {name: value for name, value in state.items() if not name.startswith(HEAD)}
-    model = PlainViT(_from_transformers(path) if path.is_dir() else _from_shapes(body, path))
+    model = PlainViT(_from_shapes(body, path) if config is None else config)
     load_state(model, body, str(path))
     return model.eval(), head
 

@@ -148,3 +148,16 @@ def test_a_card_of_another_kind_or_version_is_refused(folder, tmp_path):
         (place / "tessera.json").write_text(json.dumps(card))
         with pytest.raises(CheckpointError, match=sentence):
             tessera.load(place)
+
+
+def test_a_head_over_the_mean_of_the_tokens_and_its_vectors_do_not_see_the_class_token(tmp_path):
+    model = ImageClassifier.over(registry.create("vit-mini", num_hidden_layers=1), NAMES, reads="tokens").eval()
+    seen = model.backbone(pictures())
+    torch.testing.assert_close(model(pictures()).logits, model.head(seen.tokens.mean(1)))
+    Classifier(model).save(tmp_path)
+    again = tessera.load(tmp_path)
+    assert again.model.config.reads == "tokens"
+    picture = PIL.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    values = torch.from_numpy(again.pixels.one(picture))[None]
+    wanted = again.model.backbone(values).tokens.mean(1)[0].detach().numpy()
+    np.testing.assert_allclose(again.embed([picture])[0], wanted, rtol=1e-4, atol=1e-5)
