@@ -11,8 +11,9 @@ At mini size the regions are those that a world knows, or what stands out in a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,11 +36,13 @@ from tessera.models.fusion.sizes import component_sizes
 from tessera.objectives.answers import soft_answers
 from tessera.objectives.next_token import next_token
 from tessera.papers.figures import Figure
-from tessera.papers.lxmert_data import Batch, Chances, Streams
+from tessera.papers.lxmert_data import Batch, Chances, Streams, predict
 from tessera.papers.lxmert_material import Material, open_material, start_from
+from tessera.papers.lxmert_study import headline, nlvr, tasks
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
 from tessera.study.counting import macs
+from tessera.study.design import Study
 from tessera.train.engine import Stage
 from tessera.train.optim import Optimiser
 
@@ -146,12 +149,14 @@ class Run:
 
     Args:
         start: a model that is already pre-trained; None for the first two stages.
+        weights: of pre-training tasks, where they are not the model's own; 0 turns one off.
     """
 
     recipe: Recipe
     material: Material
     streams: Streams
     start: FusionForQuestionAnswering | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
     model: FusionForQuestionAnswering | FusionForPairs | None = None
 
     @property
@@ -164,16 +169,13 @@ class Run:
         before: Any = self.start
         if before is None:
             before = FusionForPreTraining(self.config)
-            yield self.pretraining(before, "pretrain", self.recipe.pretrain, {"answers": 0.0})
-            later = {"answers": self.recipe.answer_weight}
-            yield self.pretraining(before, "answering", self.recipe.answering, later)
+            yield self.pretraining(before, "pretrain", self.recipe.pretrain, answers=0.0)
+            yield self.pretraining(before, "answering", self.recipe.answering, answers=self.recipe.answer_weight)
         self.model = self.tuned(before)
         yield self.finetuning(self.model)
 
-    def pretraining(
-        self, model: FusionForPreTraining, name: str, schedule: Schedule, weights: Mapping[str, float]
-    ) -> Stage:
-        """Stage 1 or 2: all tasks on sentences and regions with something hidden, some with another weight."""
+    def pretraining(self, model: FusionForPreTraining, name: str, schedule: Schedule, answers: float) -> Stage:
+        """Stage 1 or 2: all tasks on sentences and regions with something hidden, `answers` the weight of one."""
 
         def objective(model: Any, batch: Batch) -> dict[str, Any]:
             features, regions = batch.features(self.material.encoder), batch.regions
@@ -192,7 +194,8 @@ class Run:
         loader = self.streams.pretraining(self.material.sources("pairs", "questions"), schedule.part)
         return Stage(
             name=name, model=model, objective=objective, loader=loader, steps=schedule.steps,
-            accumulate=schedule.accumulate, weights=weights, counts=asked, optimiser=schedule.optimiser(),
+            accumulate=schedule.accumulate, weights={"answers": answers, **self.weights}, counts=asked,
+            optimiser=schedule.optimiser(),
         )  # fmt: skip
 
     def tuned(self, before: FusionForPreTraining | FusionForQuestionAnswering) -> Any:
@@ -240,15 +243,6 @@ def asked(batch: Batch) -> dict[str, int]:
     words, answers = (int((one != IGNORED).sum()) for one in (batch.words, batch.answers))
     regions = dict.fromkeys(REGION_TASKS, int(batch.regions.mask.sum()))
     return {"words": words, "matched": len(batch.images), "answers": answers, **regions}
-
-
-def predict(model: Any, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-    """Logits of a fine-tuned model."""
-    regions, pairs = batch.regions, isinstance(model, FusionForPairs)
-    seen = [one.unflatten(0, (-1, 2)) if pairs else one for one in (features, regions.boxes, regions.mask)]
-    return model(
-        batch.input_ids, seen[0], seen[1], attention_mask=batch.attention_mask, visual_attention_mask=seen[2]
-    ).logits
 
 
 @paper("lxmert")
@@ -321,5 +315,14 @@ class LXMERT(Paper):
                 run.model.save_pretrained(folder)
             else:
                 run.answerer().save(folder)
-            trainer.reporter.note(material.judged(run.model, streams, recipe.task, predict))
+            trainer.reporter.note(material.judged(run.model, streams, recipe.task))
         return folder
+
+    def study(self) -> Study:
+        """The study of the paper's claim: the pre-training tasks on and off."""
+        return headline(Run, RECIPES["mini"])
+
+    @property
+    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+        """One task left out at a time, and sentences that people wrote."""
+        return {"tasks": partial(tasks, Run, RECIPES["mini"]), "nlvr": partial(nlvr, Run, RECIPES["mini"])}

@@ -6,6 +6,7 @@ answers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -26,11 +27,13 @@ from tessera.data.source import Source
 from tessera.data.worlds.scenes.graph import Scene
 from tessera.data.worlds.scenes.regions import scene_regions
 from tessera.errors import BadSample
+from tessera.models.fusion import FusionForPairs
 from tessera.objectives.answers import draw_answer
 from tessera.objectives.masking import NOT_CHOSEN, hide_regions, mask_regions, mask_words
 
 Detector = Callable[[Sample, Image], Regions]
 Encoder = Callable[[Sequence[Image], Sequence[Regions]], list[Tensor]]
+TOGETHER = 64  # samples that are judged at once
 _TRIES = 20  # sentences that are drawn until one is of another picture
 
 
@@ -177,7 +180,7 @@ class Streams:
         return self._loader(mixture, prepare, batch)
 
     def questions(self, parts: Sequence[tuple[Source, float]], batch: int) -> Loader[Batch]:
-        """Questions with the scores of all answers. Those without an answer of the table are bad samples."""
+        """Questions with the scores of all answers."""
         return self._loader(Mixture(parts), lambda sample, rng: self.asked(sample), batch)
 
     def statements(self, parts: Sequence[tuple[Source, float]], batch: int) -> Loader[Batch]:
@@ -203,13 +206,11 @@ class Streams:
         return _Item(self.sentences.marked(shown), (regions,), (image,), sample.id, asked)
 
     def asked(self, sample: Sample) -> _Item:
-        """A question of fine-tuning. Raises BadSample where the table has none of its answers."""
+        """A question of fine-tuning. Where the table has none of its answers, all scores are 0."""
         said = grounded(sample)
         scores = np.zeros(len(self.table), np.float32)
         for place, score in self._places(said.scores).items():
             scores[place] = score
-        if not scores.any():
-            raise BadSample(f"the table has none of the answers {', '.join(said.scores) or '(there is none)'}")
         return self.read(sample, said.sentence, scores=scores)
 
     def stated(self, sample: Sample) -> _Item:
@@ -271,3 +272,32 @@ def _together(name: str, values: list[Any]) -> Tensor:
     ends = {"words": float(IGNORED), "fates": float(NOT_CHOSEN)}
     rows = [torch.from_numpy(value) for value in values]
     return torch.nn.utils.rnn.pad_sequence(rows, True, ends.get(name, 0.0))
+
+
+def predict(model: Any, batch: Batch, features: Tensor) -> Tensor:
+    """Logits of a fine-tuned model, [B, A] or for statements [B, 2]."""
+    regions, pairs = batch.regions, isinstance(model, FusionForPairs)
+    seen = [one.unflatten(0, (-1, 2)) if pairs else one for one in (features, regions.boxes, regions.mask)]
+    return model(
+        batch.input_ids, seen[0], seen[1], attention_mask=batch.attention_mask, visual_attention_mask=seen[2]
+    ).logits
+
+
+@torch.no_grad()
+def scored(model: Any, streams: Streams, samples: Sequence[Sample], encoder: Encoder | None) -> list[float]:
+    """The score of the likeliest answer to each sample, in [0, 1]: of a question's answers, or whether a statement was
+    judged rightly. An answer that the table does not have can never be given: 0."""
+    read = streams.stated if isinstance(model, FusionForPairs) else streams.asked
+    scores, items = [0.0] * len(samples), []
+    for place, sample in enumerate(samples):
+        with contextlib.suppress(BadSample):
+            items.append((place, read(sample)))
+    model.eval()
+    for start in range(0, len(items), TOGETHER):
+        part = items[start : start + TOGETHER]
+        batch = streams.collate([item for _, item in part]).to(model.device)
+        said = predict(model, batch, batch.features(encoder)).argmax(dim=1)
+        right = said == batch.truths if batch.scores is None else batch.scores.gather(1, said[:, None])[:, 0]
+        for (place, _), score in zip(part, right.tolist(), strict=True):
+            scores[place] = float(score)
+    return scores

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from tessera.data.answers import AnswerTable, count_answers
@@ -26,7 +26,7 @@ from tessera.errors import BadSample, DataError, UserError, nearest
 from tessera.evaluate.intervals import t_interval
 from tessera.models.fusion import FusionConfig, FusionForQuestionAnswering
 from tessera.models.fusion.configuration import REGIONS
-from tessera.papers.lxmert_data import Batch, Detector, Found, Streams, grounded
+from tessera.papers.lxmert_data import Detector, Found, Streams, grounded, scored
 from tessera.papers.registry import TrainOptions
 from tessera.weights import read_model
 from tessera.zoo.foundation import read_tokenizer
@@ -34,7 +34,7 @@ from tessera.zoo.parts import locate, quiet
 from tessera.zoo.regions import RegionEncoder
 
 ROLES = ("tokenizer", "vision", "model")
-COUNTED = 4000  # questions that a table of answers is counted from
+COUNTED, TRIED = 6000, 200  # questions that a table of answers is counted from, or compared with
 JUDGED = 500  # held-out samples that a finished model is judged on
 WIDTH = 2048  # of published features
 DETECTED = {"num_object_labels": 1600, "num_attr_labels": 400}  # classes of the published detector
@@ -77,17 +77,27 @@ class Material:
         return found
 
     def table(self, most: int) -> AnswerTable:
-        """The table of answers that came with the data, or the commonest answers of the training questions."""
-        if self.own_table is not None:
-            return self.own_table
-        answers = []
+        """The table of answers that came with the data, or the commonest answers of the training questions.
+
+        Raises:
+            UserError: the table that came has no answer to any of the questions that are tried.
+        """
+        if self.own_table is None:
+            return count_answers(self._answers(COUNTED), most)
+        if "questions" in {task for world, _ in self.worlds for task in world.tasks}:
+            tried = self._answers(TRIED)
+            if all(self.own_table.place(answer) is None for answer in tried):
+                raise UserError(f"the table of answers has none of {len(tried)} that were tried, such as {tried[:1]}")
+        return self.own_table
+
+    def _answers(self, questions: int) -> list[str]:
+        """Answers to so many training questions, spread over all."""
+        found: list[str] = []
         for source, share in self.sources("questions"):
-            for index in np.linspace(0, len(source) - 1, max(1, round(share * COUNTED))).astype(int).tolist():
-                try:
-                    answers += list(grounded(source[index]).scores)
-                except BadSample:  # met again, and told, when it is read to be learned
-                    continue
-        return count_answers(answers, most)
+            for index in np.linspace(0, len(source) - 1, max(1, round(share * questions))).astype(int).tolist():
+                with contextlib.suppress(BadSample):  # it is met again, and told, when it is read to be learned
+                    found += list(grounded(source[index]).scores)
+        return found
 
     def sentences(self, max_words: int) -> Sentences:
         """Words to ids."""
@@ -114,45 +124,20 @@ class Material:
             torch.nn.Module.to(self.encoder.encoder, device)
         return self
 
-    @torch.no_grad()
-    def judged(self, model: Any, streams: Streams, task: str, predict: Callable[[Any, Batch, Tensor], Tensor]) -> str:
+    def judged(self, model: Any, streams: Streams, task: str) -> str:
         """A sentence: how well held-out questions are answered, or statements judged."""
-        scores = heldout_scores(self, model, streams, task, predict)
-        if len(scores) < 2:
+        samples = []
+        for source, share in self.sources(task, split="heldout"):
+            for index in range(min(len(source), round(share * JUDGED))):
+                with contextlib.suppress(BadSample):
+                    samples.append(source[index])
+        if len(samples) < 2:
             return "held out: too few samples to judge by"
-        found = t_interval(scores)
+        found = t_interval(scored(model, streams, samples, self.encoder))
         what = "questions answered" if task == "questions" else "statements judged"
         return (
             f"held out: {found.value:.1%} of {found.n} {what} right (95 % interval {found.low:.1%} to {found.high:.1%})"
         )
-
-
-def heldout_scores(
-    material: Material, model: Any, streams: Streams, task: str, predict: Callable[[Any, Batch, Tensor], Tensor]
-) -> list[float]:
-    """The score of the model's answer to each of some held-out samples, in [0, 1]."""
-    read = streams.stated if task == "statements" else streams.asked
-    items = []
-    for source, share in material.sources(task, split="heldout"):
-        for index in range(min(len(source), round(share * JUDGED))):
-            try:
-                items.append(read(source[index]))
-            except BadSample:  # its answer is not in the table: it counts as wrong
-                items.append(None)
-    model.eval()
-    scores = [0.0] * len(items)
-    kept = [place for place, item in enumerate(items) if item is not None]
-    for start in range(0, len(kept), 64):
-        places = kept[start : start + 64]
-        batch = streams.collate([items[place] for place in places]).to(model.device)
-        said = predict(model, batch, batch.features(material.encoder)).argmax(dim=1)
-        if batch.scores is not None:
-            right = batch.scores.gather(1, said[:, None])[:, 0]
-        else:
-            right = (said == batch.truths).float()
-        for place, score in zip(places, right.tolist(), strict=True):
-            scores[place] = score
-    return scores
 
 
 def open_material(options: TrainOptions, task: str) -> Material:
@@ -173,10 +158,20 @@ def open_material(options: TrainOptions, task: str) -> Material:
         raise UserError(
             "statements about two pictures are learned from files of features; name their folder with --data"
         )
+    return of_pictures(_worlds(options.data), tokenizer, options.parts.get("vision", "mini/clip"))
+
+
+def of_pictures(
+    worlds: Sequence[tuple[World, float]], tokenizer: PreTrainedTokenizerFast, vision: str = "mini/clip"
+) -> Material:
+    """Worlds with pictures, whose regions a CLIP vision encoder sees.
+
+    Raises:
+        CheckpointError: `vision` holds none.
+    """
     with quiet():
-        eyes = read_model(CLIPVisionModel, locate(options.parts.get("vision", "mini/clip")))
-    encoder = RegionEncoder(eyes)
-    return Material(_worlds(options.data), Found(), encoder, tokenizer, {**KNOWN, "visual_feat_dim": encoder.width})
+        encoder = RegionEncoder(read_model(CLIPVisionModel, locate(vision)))
+    return Material(worlds, Found(), encoder, tokenizer, {**KNOWN, "visual_feat_dim": encoder.width})
 
 
 def _has_features(path: Path) -> bool:
@@ -214,7 +209,7 @@ def _of_files(options: TrainOptions, featured: Sequence[Path], tokenizer: PreTra
 def _worlds(data: Sequence[str]) -> list[tuple[World, float]]:
     """One's own data get half of the samples, the scenes the rest: their regions have names."""
     # Few pictures with many sentences each, since what sees regions takes longer than what reads.
-    scenes: World = ScenesWorld(train_pictures=8000, captions_each=3, questions_each=12)  # type: ignore[assignment]
+    scenes: World = ScenesWorld(train_pictures=6000, captions_each=4, questions_each=16)  # type: ignore[assignment]
     others = [name for name in data if name != "scenes"]
     if not others:
         return [(scenes, 1.0)]
@@ -230,8 +225,12 @@ def _tokenizer(options: TrainOptions) -> PreTrainedTokenizerFast:
             "the published size needs BERT's tokenizer; give it as --parts tokenizer=FOLDER, for instance that of"
             " bert-base-uncased"
         )
-    given = options.parts.get("tokenizer", options.parts.get("model", "mini/tokenizer"))
-    tokenizer = read_tokenizer(locate(given))
+    return with_mask(options.parts.get("tokenizer", options.parts.get("model", "mini/tokenizer")))
+
+
+def with_mask(name: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with a token for hidden words, which mini ones lack."""
+    tokenizer = read_tokenizer(locate(name))
     if tokenizer.mask_token is None:
         tokenizer.add_special_tokens({"mask_token": MASK})
     return tokenizer

@@ -116,7 +116,7 @@ class Detections:
                 raise BadSample(f"{found} {what}, and the model takes {wanted}; extract them anew with that setting")
         if not np.isfinite(features).all():
             raise BadSample("the features hold values that are no finite number")
-        labels = [np.asarray(fields.get(name, np.zeros(number)), kind) for name, kind in LABELS.items()]
+        labels = [np.array(fields.get(name, np.zeros(number)), kind) for name, kind in LABELS.items()]
         for name, found in zip(LABELS, labels, strict=True):
             if found.shape != (number,):
                 raise BadSample(f"{name} has the shape {list(found.shape)}, not one value for each of {number} regions")
@@ -124,7 +124,7 @@ class Detections:
         objects, object_confidence, attributes, attribute_confidence = labels
         return Regions(
             as_shares(boxes, *size), objects, object_confidence, attributes, attribute_confidence,
-            features=np.asarray(features, np.float32),
+            features=np.array(features, np.float32),
         )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ class FusionConfig(LxmertConfig):
     """transformers' LxmertConfig, whose folders it reads, with what the paper varies.
 
     Args:
+        hidden_size, num_attention_heads, intermediate_size: of the layers of all three encoders.
+        l_layers, r_layers, x_layers: language, object-relationship and cross-modality layers.
         visual_loss_normalizer: factor on each loss of the regions; the official code has 1 / 0.15, transformers 6.67.
         shared_cross_attention: one weight set for both directions of a cross-modality layer's attention, as published.
         label_losses: which regions learn their detected labels: "all", weighted by the detector's confidence, as the
@@ -28,6 +30,12 @@ class FusionConfig(LxmertConfig):
         UserError: heads that do not divide the width, or sentences that are longer than the table of positions.
     """
 
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    l_layers: int = 9
+    r_layers: int = 5
+    x_layers: int = 5
     visual_loss_normalizer: float = 1 / MASK_RATE
     shared_cross_attention: bool = True
     label_losses: Literal["all", "masked"] = "all"
