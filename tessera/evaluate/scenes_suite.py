@@ -133,10 +133,11 @@ def _drawings(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene], num
     drawn = [np.asarray(picture) for picture in model.draw(prompts, seed=0)]
     read = [read_scene(picture) for picture in drawn]
     right = [matches(things, scene) for things, scene in zip(read, scenes, strict=True)]
-    placed = [matches(things, scene, ("colour", "shape", "place")) for things, scene in zip(read, scenes, strict=True)]
     noun = "object" if number == 1 else "objects"
     result.scores[f"drawing, {number} {noun}: all right"] = exact_binomial(sum(right), len(right))
-    result.scores[f"drawing, {number} {noun}: and in place"] = exact_binomial(sum(placed), len(placed))
+    for told, fields in (("and in place", ("colour", "shape", "place")), ("colour and place", ("colour", "place"))):
+        good = sum(matches(things, scene, fields) for things, scene in zip(read, scenes, strict=True))
+        result.scores[f"drawing, {number} {noun}: {told}"] = exact_binomial(good, len(scenes))
     result.drawings += [
         {"prompt": prompt, "picture": picture, "read": _described(things), "right": ok}
         for prompt, picture, things, ok in zip(prompts, drawn, read, right, strict=True)

@@ -80,6 +80,7 @@ SHARES = (
     "questions, all types",
     "drawing, 1 object: all right",
     "drawing, 2 objects: and in place",
+    "drawing, 1 object: colour and place",
     "reconstruction: every colour and shape",
 )
 
