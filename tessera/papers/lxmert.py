@@ -22,6 +22,7 @@ import torch
 from tessera.answerer import Answerer
 from tessera.data.sequence import IGNORED
 from tessera.errors import UserError
+from tessera.files import atomic_folder
 from tessera.models.fusion import (
     FusionConfig,
     FusionForPairs,
@@ -45,6 +46,7 @@ from tessera.study.counting import macs
 from tessera.study.design import Study
 from tessera.train.engine import Stage
 from tessera.train.optim import Optimiser
+from tessera.zoo.parts import quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +231,7 @@ class Run:
         return Stage(
             name="finetune", model=model, objective=objective, steps=schedule.steps, accumulate=schedule.accumulate,
             loader=read(self.material.sources(self.recipe.task), schedule.part), optimiser=schedule.optimiser(),
+            counts=lambda batch: {"answers": len(batch.sample_ids)},
         )  # fmt: skip
 
     def answerer(self) -> Answerer:
@@ -312,7 +315,9 @@ class LXMERT(Paper):
         if trainer.main:
             assert run.model is not None
             if recipe.task == "statements":
-                run.model.save_pretrained(folder)
+                with atomic_folder(folder) as aside, quiet():
+                    run.model.save_pretrained(aside)
+                    material.tokenizer.save_pretrained(aside)
             else:
                 run.answerer().save(folder)
             trainer.reporter.note(material.judged(run.model, streams, recipe.task))

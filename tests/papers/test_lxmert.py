@@ -28,7 +28,7 @@ from tessera.data.sentences import Sentences
 from tessera.data.worlds.scenes.draw import draw
 from tessera.data.worlds.scenes.graph import random_scene
 from tessera.data.worlds.scenes.world import ScenesWorld
-from tessera.errors import BadSample
+from tessera.errors import BadSample, UserError
 from tessera.models.fusion import FusionForPairs
 from tessera.papers.lxmert import LXMERT
 from tessera.papers.lxmert_data import Batch, Found, Streams, grounded
@@ -90,6 +90,15 @@ def test_pictures_have_vectors_and_a_batch_gives_those_of_each_alone(
     pictures[0].save(tmp_path / "a.png")
     assert main(["embed", str(tmp_path / "a.png"), "--model", str(trained)]) == 0
     assert len(json.loads(capsys.readouterr().out)[0]["vector"]) == 32
+
+
+def test_what_an_answerer_cannot_do_is_one_sentence(trained: Path) -> None:
+    model = tessera.load(trained)
+    with pytest.raises(UserError, match="2 pictures and 3 questions; give one question for each picture"):
+        model.answer([picture(0), picture(1)], ["a?", "b?", "c?"])
+    with pytest.raises(UserError, match="a str is a text, give a Path instead"):
+        model.embed(["a star"])
+    assert model.embed([]).shape == (0, 32) and model.answer([], []) == []
 
 
 def test_saving_and_loading_gives_the_same_scores(trained: Path, tmp_path: Path) -> None:
