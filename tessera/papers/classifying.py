@@ -31,6 +31,7 @@ from tessera.objectives.classification import Mixing
 from tessera.papers.registry import Paper, TrainOptions
 from tessera.papers.settings import change
 from tessera.train.classification import SMOOTHING, classification_stage, picture_loader
+from tessera.train.engine import Trainer
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.vision.base import VisionBackbone
@@ -95,7 +96,7 @@ def train_classifier(
     left. A file is read by `published`, the paper's own reader of official weights.
     """
     recipe = change(replace(recipe, steps=options.steps or recipe.steps), options.settings)
-    start = _backbone(recipe, options, published)
+    start = starting_backbone(recipe, options, published)
     world = open_pictures(options.data)
     trainer = paper.trainer(options, recipe)
     made: list[ImageClassifier] = []
@@ -106,9 +107,13 @@ def train_classifier(
         yield recipe.stage(made[0], world, **places)
 
     trainer.run(stages(), recipe.steps)
-    folder = options.out / "model"
+    return finish(trainer, made[0], world, options.out / "model")
+
+
+def finish(trainer: Trainer, model: ImageClassifier, world: ClassesWorld, folder: Path) -> Path:
+    """Write what was trained to `folder`, and say how many held-out pictures it names rightly."""
     if trainer.main:
-        trained = Classifier(made[0].eval())
+        trained = Classifier(model.eval())
         trained.save(folder)
         trainer.reporter.note(judged(trained, world))
     return folder
@@ -125,7 +130,7 @@ def open_pictures(data: Sequence[str]) -> ClassesWorld:
     return open_labelled(data[0] if data else WORLD)
 
 
-def _backbone(
+def starting_backbone(
     recipe: ClassRecipe, options: TrainOptions, published: Callable[[Path], VisionBackbone] | None
 ) -> Callable[[], VisionBackbone]:
     """What makes the backbone: new by the recipe, or that of `--parts`, which is as it is."""

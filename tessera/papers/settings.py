@@ -25,16 +25,17 @@ def change(recipe: R, settings: Mapping[str, str]) -> R:
     for name, text in settings.items():
         if name not in known:
             raise UserError(f"there is no setting {name!r}{nearest(name, known)}")
-        value = _read(name, known[name], text)
-        outer, _, inner = name.rpartition(".")
-        if not outer:
-            recipe = replace(recipe, **{inner: value})  # type: ignore[type-var]
-            continue
-        held: Any = getattr(recipe, outer)
-        nested = is_dataclass(held)
-        within = replace(held, **{inner: value}) if nested else {**held, inner: value}
-        recipe = replace(recipe, **{outer: within})  # type: ignore[type-var]
+        recipe = _with(recipe, name.split("."), _read(name, known[name], text))
     return recipe
+
+
+def _with(held: Any, path: list[str], value: Any) -> Any:
+    """`held`, a frozen dataclass or a mapping, with the value that `path` leads to changed."""
+    first, *further = path
+    if not is_dataclass(held):
+        return {**held, first: value}
+    new = _with(getattr(held, first), further, value) if further else value
+    return replace(held, **{first: new})  # type: ignore[type-var]
 
 
 def _names(recipe: Any) -> dict[str, Any]:
