@@ -13,7 +13,6 @@ The study of the light is of drawn shapes, which every machine can draw; the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,23 +21,18 @@ from typing import Any
 import torch
 
 from tessera.data.images import Augment, Pixels
-from tessera.data.labelled import ClassesWorld, open_labelled
+from tessera.data.labelled import ClassesWorld
 from tessera.data.readers.classes import TASK
-from tessera.data.readers.omniglot import open_omniglot
-from tessera.data.sample import Sample, pair
-from tessera.data.source import Split
-from tessera.data.worlds.scenes.graph import SHAPES
-from tessera.data.worlds.scenes.world import ScenesWorld
-from tessera.errors import UserError
 from tessera.models.classifier import ImageClassifier
-from tessera.papers.registry import say
+from tessera.papers.pictures import Shapes, further
 from tessera.study.classifying import METRIC, Lesson, Remembered, judge
 from tessera.study.counting import count
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.train.select import choose_precision
 from tessera.vision.registry import create
 
+SLUG = "t2t-vit"
 SIZE = 64
 DEEP = {"hidden_size": 128, "num_hidden_layers": 8, "num_attention_heads": 2, "mlp_ratio": 2.0}
 WIDE = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2.0}
@@ -82,41 +76,6 @@ class Budget:
 
 
 BUDGET = Budget()
-
-
-class Shapes:
-    """Scenes of one object, by its shape. Held-out pictures are of colours and places in which training never showed
-    that shape."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.name, self.tasks, self.classes = "scenes", (TASK,), tuple(sorted(SHAPES))
-        self.world = ScenesWorld(
-            train_pictures=budget.train_pictures, heldout_pictures=budget.heldout_pictures, counts=(1.0,)
-        )
-
-    def source(self, task: str, split: Split = "train") -> _ShapesSource:
-        """The samples of one split; there is one task."""
-        return _ShapesSource(self.world, split)
-
-
-@dataclass(frozen=True)
-class _ShapesSource:
-    world: ScenesWorld
-    split: Split
-
-    @property
-    def name(self) -> str:
-        return f"scenes by shape/{self.split}"
-
-    def __len__(self) -> int:
-        return self.world.pictures[self.split]
-
-    def __getitem__(self, index: int, /) -> Sample:
-        shape = self.world.scene(self.split, index).objects[0].shape
-        return pair(self.world.image(self.split, index), shape, id=f"{self.name}/{index}")
-
-    def fingerprint(self) -> str:
-        return f"{self.world.source('pairs', self.split).fingerprint()}-shape"
 
 
 @dataclass
@@ -190,36 +149,12 @@ class Bench:
 
 def headline(work: Path | None = None, budget: Budget = BUDGET) -> Study:
     """The study of the paper's claims, on drawn shapes."""
-    return Bench("t2t-vit", Shapes(budget), budget, work or WORK / "t2t-vit").study()
+    shapes = Shapes(budget.train_pictures, budget.heldout_pictures)
+    return Bench(SLUG, shapes, budget, work or WORK / SLUG).study()
 
 
-def _further(name: str, open_world: Callable[[Path | None], ClassesWorld]) -> Callable[..., dict[str, Any]]:
-    """A study of the same arms on other pictures, as `tessera reproduce` calls it."""
-
-    def reproduce(
-        *, seeds: int, out: Path, data: Path | None, model: Path | None, budget: Budget = BUDGET,
-        work: Path | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        if model is not None:
-            raise UserError(f"the study {name} trains its own models; leave out --model")
-        slug = f"t2t-vit-{name}"
-        folder = work or WORK / slug
-        bench = Bench(slug, open_world(data), budget, folder, Augment(crop=0.85))
-        return run(bench.study(), seeds, out=out, work=folder, tell=say)
-
-    return reproduce
+def _on(slug: str, world: ClassesWorld, work: Path) -> Study:
+    return Bench(slug, world, BUDGET, work, Augment(crop=0.85)).study()
 
 
-def _emoji(data: Path | None) -> ClassesWorld:
-    if data is not None:
-        raise UserError("the study emoji reads this machine's emoji font; leave out --data")
-    return open_labelled("emoji")
-
-
-def _omniglot(data: Path | None) -> ClassesWorld:
-    if data is None:
-        raise UserError("the study omniglot reads images_background*.zip; name their folder with --data FOLDER")
-    return open_omniglot(data)
-
-
-FURTHER = {"emoji": _further("emoji", _emoji), "omniglot": _further("omniglot", _omniglot)}
+FURTHER = further(SLUG, _on)

@@ -68,7 +68,7 @@ def test_an_arm_is_judged_on_each_held_out_picture_and_leaves_nothing(tmp_path):
     outcome = judge(tiny, Greys(16), Greys(9), PIXELS, lesson, key=["arm", {}], seed=0, work=tmp_path / "a")
     assert (outcome.steps, outcome.samples) == (3, 24)
     model, *_ = learn(tiny, Greys(16), PIXELS, lesson, seed=0, work=tmp_path / "b")
-    assert outcome.items["accuracy"].tolist() == hits(model, Greys(9), PIXELS).tolist()
+    assert list(outcome.items["accuracy"]) == hits(model, Greys(9), PIXELS).tolist()
     assert len(outcome.items["accuracy"]) == 9
     assert list((tmp_path / "a" / "training").iterdir()) == []
     assert not (tmp_path / "b").exists()
