@@ -12,8 +12,7 @@ from tessera.data.images import Pixels
 from tessera.data.source import Source
 from tessera.evaluate.classification import BATCH
 from tessera.models.masked_image import MaskedImageModel
-from tessera.objectives.group_masking import GroupMasking
-from tessera.train.masked_images import corrupted_batch
+from tessera.objectives.group_masking import GroupMasking, corrupted_batch
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from tessera.layers.attention import NAME as ATTENTION
 from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create, import_architectures
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 import_architectures()  # so that a folder with any of them inside can be read
 

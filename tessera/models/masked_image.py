@@ -111,9 +111,7 @@ class MaskedImageModel(PreTrainedModel):
         chosen = [states[block] for block in blocks]
         if any(state.shape != states[-1].shape for state in chosen):
             shapes = ", ".join(str(list(state.shape[1:])) for state in chosen)
-            raise UserError(
-                f"blocks {list(blocks)} give tokens of several shapes ({shapes}); take blocks of one stage"
-            )
+            raise UserError(f"blocks {list(blocks)} give tokens of several shapes ({shapes}); take blocks of one stage")
         # The norm comes after the mean, the class token goes after the norm, as released.
         mean = self.backbone.final_norm(torch.stack(chosen).mean(0))
         return mean[:, mean.shape[1] - seen.grid[0] * seen.grid[1] :], seen.grid
@@ -133,7 +131,7 @@ class MaskedImageModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=0.02)
-            init.zeros_(module.bias)  # type: ignore[arg-type]
+            init.zeros_(module.bias)
         elif isinstance(module, nn.ConvTranspose2d):
             module.reset_parameters()
         else:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from tessera.errors import UserError, nearest
 
@@ -154,3 +155,13 @@ def put_partners(clean: np.ndarray, shown: np.ndarray, masks: np.ndarray, draws:
     shown = shown.copy()
     shown[rows] = np.where(masks[rows, None], clean[partners], clean[rows])
     return shown
+
+
+def corrupted_batch(clean: np.ndarray, corrupted: list[Corrupted]) -> dict[str, torch.Tensor]:
+    """What the model reads of B pictures, float32 [B, 3, H, W], and what it is to give."""
+    shown, masks, draws = (np.stack(column) for column in zip(*corrupted, strict=True))
+    return {
+        "pixel_values": torch.from_numpy(put_partners(clean, shown, masks, draws)),
+        "targets": torch.from_numpy(clean),
+        "mask": torch.from_numpy(masks[:, None]),
+    }

@@ -159,7 +159,7 @@ class Bench:
             return ImageClassifier.over(backbone, self.world.classes, reads="tokens")
 
         items: dict[str, np.ndarray] = {}
-        if restored is not None:
+        if restored is not None and masking is not None:
             half = replace(masking, least=0.5, most=0.5, replace=0.0)
             items[RESTORED] = restoration_errors(restored.eval(), self.heldout, Pixels(SIZE, **IMAGENET), half)
         pixels = Pixels(SIZE, **IMAGENET, augment=Augment(crop=0.8))

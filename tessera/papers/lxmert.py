@@ -76,8 +76,8 @@ class Schedule:
     def optimiser(self) -> Optimiser:
         """As the paper's, or another kind with its rate."""
         return Optimiser(
-            kind=self.kind, lr=self.lr, betas=(0.9, 0.999 if self.kind == "bertadam" else 0.98),
-            weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip,
+            kind=self.kind, lr=self.lr, muon_lr=20 * self.lr, weight_decay=self.weight_decay,
+            betas=(0.9, 0.999 if self.kind == "bertadam" else 0.98), warmup=self.warmup, clip=self.clip,
         )  # fmt: skip
 
 

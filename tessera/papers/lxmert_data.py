@@ -298,6 +298,6 @@ def scored(model: Any, streams: Streams, samples: Sequence[Sample], encoder: Enc
         batch = streams.collate([item for _, item in part]).to(model.device)
         said = predict(model, batch, batch.features(encoder)).argmax(dim=1)
         right = said == batch.truths if batch.scores is None else batch.scores.gather(1, said[:, None])[:, 0]
-        for (place, _), score in zip(part, right.tolist(), strict=True):
+        for (place, _), score in zip(part, torch.as_tensor(right).tolist(), strict=True):
             scores[place] = float(score)
     return scores

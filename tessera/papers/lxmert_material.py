@@ -197,7 +197,7 @@ def _of_files(options: TrainOptions, featured: Sequence[Path], tokenizer: PreTra
         )
 
     def detector(sample: Sample, image: Image) -> Regions:
-        held = next((one for one in sets if image.key in one), sets[0])
+        held = next((one for one in sets if str(image.key) in one), sets[0])
         return held[str(image.key)]
 
     width = WIDTH if published else sets[0].any_width()

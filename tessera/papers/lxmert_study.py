@@ -141,17 +141,16 @@ class Statements:
         return self._fingerprint
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sources:
     """Training sources as a World."""
 
     name: str
     held: Mapping[str, Source]
+    tasks: tuple[str, ...] = field(init=False)
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the sources."""
-        return tuple(self.held)
+    def __post_init__(self) -> None:
+        self.tasks = tuple(self.held)
 
     def source(self, task: str, split: Split = "train") -> Source:
         """The source of a task; there is one split."""

@@ -97,4 +97,5 @@ def judge(
     """
     folder = work / "training" / f"{short_hash([key, asdict(lesson)])}-seed-{seed}"
     model, steps, samples = learn(make, train, pixels, lesson, seed=seed, work=folder)
-    return Outcome(items={METRIC: hits(model, heldout, replace(pixels, augment=None))}, steps=steps, samples=samples)
+    right = hits(model, heldout, replace(pixels, augment=None)).tolist()
+    return Outcome(items={METRIC: right}, steps=steps, samples=samples)

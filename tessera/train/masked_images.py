@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from tessera.data.images import Pixels
 from tessera.data.loader import Loader, Samples
@@ -17,7 +16,7 @@ from tessera.data.mixture import Mixture
 from tessera.data.sample import Sample
 from tessera.data.source import Source
 from tessera.models.masked_image import MaskedImageModel, restore
-from tessera.objectives.group_masking import Corrupted, GroupMasking, put_partners
+from tessera.objectives.group_masking import Corrupted, GroupMasking, corrupted_batch
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 
@@ -44,16 +43,6 @@ def masked_loader(
 
     samples = Samples(prepare, collate, batch)
     return Loader(source, samples, seed=seed, rank=rank, world_size=world_size, workers=workers)
-
-
-def corrupted_batch(clean: np.ndarray, corrupted: list[Corrupted]) -> dict[str, torch.Tensor]:
-    """What the model reads of B pictures, float32 [B, 3, H, W], and what it is to give."""
-    shown, masks, draws = (np.stack(column) for column in zip(*corrupted, strict=True))
-    return {
-        "pixel_values": torch.from_numpy(put_partners(clean, shown, masks, draws)),
-        "targets": torch.from_numpy(clean),
-        "mask": torch.from_numpy(masks[:, None]),
-    }
 
 
 def restoring_stage(

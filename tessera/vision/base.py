@@ -57,7 +57,8 @@ class VisionBackbone(PreTrainedModel):
     @property
     def final_norm(self) -> nn.Module:
         """What `tokens` come out of, for states of its width: `norm`, unless a subclass has another."""
-        return self.norm
+        norm: nn.Module = self.norm  # type: ignore[assignment]
+        return norm
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """The token grid (h, w) of pictures of height x width pixels.

@@ -218,7 +218,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "cvt-mini": {  # 64 tokens in the last stage, 256 before
         "image_size": 32, "widths": (48, 128), "heads": (1, 2), "depths": (1, 4), "kernels": (3, 3), "strides": (2, 2),
-        "paddings": (1, 1), "drop_path": (0.0, 0.0),
+        "paddings": (1, 1), "drop_path": (0.0, 0.0), "activation": "gelu",
     },
 }  # fmt: skip
 

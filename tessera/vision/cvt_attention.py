@@ -46,6 +46,7 @@ class ConvolutionalProjection(nn.Module):
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False)
+        self.conv.no_muon = True  # type: ignore[assignment]  # a filter of each channel, no matrix between channels
         self.norm: nn.Module = nn.BatchNorm2d(width)
 
     def forward(self, picture: Tensor) -> Tensor:

@@ -143,7 +143,8 @@ class ConvolutionTokens(nn.Module):
         super().__init__()
         widths = [channels, *[token_width] * (len(splits) - 1), width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, *split) for before, after, split in zip(widths, widths[1:], splits, strict=False)
+            nn.Conv2d(before, after, kernel, stride, padding)
+            for before, after, (kernel, stride, padding) in zip(widths, widths[1:], splits, strict=False)
         )
 
     def forward(self, picture: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ from tessera.errors import CheckpointError, UserError
 from tessera.layers.pixels import PixelHead
 from tessera.models.masked_image import MaskedImageConfig, MaskedImageModel, restore
 from tessera.models.masked_image_published import load_published
-from tessera.objectives.group_masking import GroupMasking
-from tessera.train.masked_images import corrupted_batch
+from tessera.objectives.group_masking import GroupMasking, corrupted_batch
 from tessera.vision.registry import create
 from tessera.vision.vit_published import load_published as load_vit
 

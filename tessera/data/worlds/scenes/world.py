@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.data.sample import Dense, Image, Role, Sample, Text, interleaved, pair, question
+from tessera.data.sample import Dense, Image, Role, Sample, Segment, Text, interleaved, pair, question
 from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.captions import STYLES, Style, canonical_caption, caption
 from tessera.data.worlds.scenes.draw import depth, draw, object_boxes, object_masks
@@ -188,12 +188,11 @@ def _conversations(source: ScenesSource, index: int, rng: np.random.Generator) -
     """Several questions about one picture, each with its answer; none is asked twice."""
     scene, image = source.shown(index, learned=False)
     asked = {made.text: made for made in (ask(scene, rng) for _ in range(TURNS)) if made}
-    turns = [
-        (Text(made.text, learned=False, role="user"), Text(made.answer, role="assistant")) for made in asked.values()
-    ]
-    segments = (replace(image, role="user"), *(part for turn in turns for part in turn))
+    segments: list[Segment] = [replace(image, role="user")]
+    for made in asked.values():
+        segments += [Text(made.text, learned=False, role="user"), Text(made.answer, role="assistant")]
     meta = {"scene": scene, "types": tuple(made.kind for made in asked.values())}
-    return Sample(segments, id=f"{source.name}/{index}", meta=meta)
+    return Sample(tuple(segments), id=f"{source.name}/{index}", meta=meta)
 
 
 def _edits(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
