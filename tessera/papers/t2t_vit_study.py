@@ -1,14 +1,14 @@
 """The study of T2T-ViT: how a picture becomes tokens, and deep and narrow against wide and shallow.
 
-All arms turn 64 x 64 pixels into 8 x 8 tokens and learn the classes of the same pictures in the same order:
+All arms turn 32 x 32 pixels into 8 x 8 tokens and learn the classes of the same pictures in the same order:
 
-    t2t               two soft splits with a token layer between them, then 8 blocks of width 128
-    patches           the plain cut of a ViT, 8 x 8 pixels, before the same blocks
+    t2t               two soft splits with a token layer between them, then 8 blocks of width 96
+    patches           the plain cut of a ViT, 4 x 4 pixels, before the same blocks
     convolution       convolutions of the soft splits' windows, before the same blocks
-    wide and shallow  the T2T module before 2 blocks of width 256, with as many parameters
+    wide and shallow  the T2T module before 2 blocks of width 192, with as many parameters
 
-The study of the light is of drawn shapes, which every machine can draw; the same arms learn the groups of emoji
-(`--study emoji`) and the characters that people drew for Omniglot (`--study omniglot --data FOLDER`).
+The study of the light is of drawn shapes seen from near, which every machine can draw; the same arms learn the groups
+of emoji (`--study emoji`) and the characters that people drew for Omniglot (`--study omniglot --data FOLDER`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tessera.data.images import Augment, Pixels
 from tessera.data.labelled import ClassesWorld
 from tessera.data.readers.classes import TASK
+from tessera.data.sample import Sample, pair
+from tessera.data.source import Source, Split
+from tessera.data.worlds.scenes.graph import SIZE as FULL
+from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.models.classifier import ImageClassifier
 from tessera.papers.pictures import Shapes, further
 from tessera.study.classifying import METRIC, Lesson, Remembered, judge
@@ -33,13 +38,14 @@ from tessera.train.select import choose_precision
 from tessera.vision.registry import create
 
 SLUG = "t2t-vit"
-SIZE = 64
-DEEP = {"hidden_size": 128, "num_hidden_layers": 8, "num_attention_heads": 2, "mlp_ratio": 2.0}
-WIDE = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2.0}
-SPLITS = [[7, 4, 2], [3, 2, 1]]
+SIZE = 32
+DEEP = {"hidden_size": 96, "num_hidden_layers": 8, "num_attention_heads": 2, "mlp_ratio": 2.0}
+WIDE = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2.0}
+SPLITS = [[3, 2, 1], [3, 2, 1]]
+OFF = 5  # pixels that an object may lie off the middle of a close-up, each way
 ARMS: dict[str, dict[str, Any]] = {  # fields of T2TViTConfig beside those of t2t-vit-mini
     "t2t": {**DEEP, "splits": SPLITS},
-    "patches": {**DEEP, "splits": [[8, 8, 0]]},
+    "patches": {**DEEP, "splits": [[4, 4, 0]]},
     "convolution": {**DEEP, "splits": SPLITS, "token_layer": "convolution"},
     "wide and shallow": {**WIDE, "splits": SPLITS},
 }
@@ -70,12 +76,41 @@ class Budget:
     `train_pictures` and `heldout_pictures` are of drawn shapes; other data are taken whole.
     """
 
-    lesson: Lesson = Lesson(steps=360, batch=64)
-    train_pictures: int = 8000
+    lesson: Lesson = Lesson(steps=280, batch=32)
+    train_pictures: int = 6000
     heldout_pictures: int = 1000
 
 
 BUDGET = Budget()
+
+
+class CloseUps(Shapes):
+    """Drawn shapes from near: the 32 x 32 pixels around the object of a scene."""
+
+    def source(self, task: str, split: Split = "train") -> Source:
+        """The samples of one split; there is one task."""
+        return _CloseUps(f"{self.name} from near/{split}", super().source(task, split), self.world, split)
+
+
+@dataclass
+class _CloseUps:
+    name: str
+    whole: Source
+    world: ScenesWorld
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        sample, thing = self.whole[index], self.world.scene(self.split, index).objects[0]
+        off = np.random.default_rng(index).integers(-OFF, OFF + 1, 2)
+        left, top = (int(edge) for edge in np.clip(np.rint([thing.x, thing.y]) - SIZE // 2 + off, 0, FULL - SIZE))
+        near = sample.images[0].pil().crop((left, top, left + SIZE, top + SIZE))
+        return pair(near, sample.text, id=sample.id)
+
+    def fingerprint(self) -> str:
+        return f"{self.whole.fingerprint()}-{SIZE}-{OFF}"
 
 
 @dataclass
@@ -149,7 +184,7 @@ class Bench:
 
 def headline(work: Path | None = None, budget: Budget = BUDGET) -> Study:
     """The study of the paper's claims, on drawn shapes."""
-    shapes = Shapes(budget.train_pictures, budget.heldout_pictures)
+    shapes = CloseUps(budget.train_pictures, budget.heldout_pictures)
     return Bench(SLUG, shapes, budget, work or WORK / SLUG).study()
 
 

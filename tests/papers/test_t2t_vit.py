@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 
 import tessera
 from tessera.cli import main
+from tessera.data.worlds.scenes.draw import draw, object_masks
 from tessera.data.worlds.scenes.graph import is_heldout
 from tessera.errors import UserError
 from tessera.papers.figures import beside
 from tessera.papers.registry import TrainOptions, get
-from tessera.papers.t2t_vit_study import ARMS, FURTHER, Bench, Budget, Lesson, Shapes, headline
+from tessera.papers.t2t_vit_study import ARMS, FURTHER, SIZE, Bench, Budget, CloseUps, Lesson, headline
 from tessera.study.engine import run
 from tessera.vision import registry
 from tests.vision.t2t_layout import layout, weights
@@ -101,8 +102,8 @@ def test_training_starts_from_official_weights(data: Path, tmp_path: Path, monke
 def test_arms_have_the_same_tokens_and_about_as_many_parameters() -> None:
     study = headline(budget=TINY)
     with torch.device("meta"):
-        models = {name: registry.create("t2t-vit-mini", image_size=64, **fields) for name, fields in ARMS.items()}
-    assert {model.grid_of(64, 64) for model in models.values()} == {(8, 8)}
+        models = {name: registry.create("t2t-vit-mini", image_size=SIZE, **fields) for name, fields in ARMS.items()}
+    assert {model.grid_of(SIZE, SIZE) for model in models.values()} == {(8, 8)}
     counts = [arm.config["parameters"] for arm in study.arms]
     assert max(counts) / min(counts) < 1.1
     deep, wide = models["t2t"].config, models["wide and shallow"].config
@@ -111,7 +112,7 @@ def test_arms_have_the_same_tokens_and_about_as_many_parameters() -> None:
 
 
 def test_held_out_shapes_are_of_combinations_that_training_never_showed() -> None:
-    world = Shapes(8, 6)
+    world = CloseUps(8, 6)
     for split in ("train", "heldout"):
         source = world.source("classes", split)
         for index in range(len(source)):
@@ -119,6 +120,17 @@ def test_held_out_shapes_are_of_combinations_that_training_never_showed() -> Non
             assert is_heldout(*thing.triple) == (split == "heldout")
             assert source[index].text == thing.shape
     assert {source[index].text for index in range(6)} <= set(world.classes)
+
+
+def test_a_close_up_is_a_window_of_its_scene_with_the_whole_object_in_it() -> None:
+    world = CloseUps(8, 6)
+    for index in range(8):
+        scene = world.world.scene("train", index)
+        near = np.asarray(world.source("classes")[index].images[0].pil())
+        windows = np.lib.stride_tricks.sliding_window_view(draw(scene), (SIZE, SIZE, 3))[:, :, 0]
+        (row,), (column,) = np.nonzero((windows == near).all((2, 3, 4)))
+        (mask,) = object_masks(scene)
+        assert mask[row : row + SIZE, column : column + SIZE].sum() == mask.sum() > 0
 
 
 def test_the_study_runs_on_few_pictures_and_is_of_equal_budget(tmp_path: Path) -> None:
@@ -133,7 +145,7 @@ def test_the_study_runs_on_few_pictures_and_is_of_equal_budget(tmp_path: Path) -
 
 def test_the_arms_change_their_study_s_fingerprint_and_nothing_else(tmp_path: Path) -> None:
     shorter = Budget(lesson=Lesson(steps=1, batch=4), train_pictures=8, heldout_pictures=6)
-    studies = [Bench("s", Shapes(8, 6), one, tmp_path).study() for one in (TINY, TINY, shorter)]
+    studies = [Bench("s", CloseUps(8, 6), one, tmp_path).study() for one in (TINY, TINY, shorter)]
     hashes = [[study.arm_hash(arm) for arm in study.arms] for study in studies]
     assert hashes[0] == hashes[1]
     assert not {*hashes[0]} & {*hashes[2]}

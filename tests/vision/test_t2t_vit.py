@@ -213,9 +213,11 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path, layer):
 
 
 def test_new_weights_follow_the_published_start():
-    model = mini()
+    model = mini(initializer_range=0.02)
     assert model.class_token.std().item() == pytest.approx(0.02, rel=0.2)
     assert model.blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert mini().blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.1, rel=0.05)
+    assert registry.config("t2t-vit-14").initializer_range == 0.02
     assert model.blocks[0].mlp.fc1.bias.abs().max() == 0
     assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])
 
