@@ -1,16 +1,16 @@
 """The study of CvT: what position embeddings are worth, at the size of the training pictures and at a larger one.
 
-Four classifiers learn the same pictures of 32 x 32 pixels in the same order, and are judged at 32 and at 48 pixels, a
-size that none of them has seen:
+Four classifiers learn the same pictures, brought to 32 x 32 pixels, in the same order, and are judged at 32 and at 48
+pixels, a size that none of them has seen:
 
     cvt                     two stages, 8 x 8 tokens in the last, no position embeddings
     cvt with positions      the same with a learned table before the blocks of both stages
     vit with positions      a plain ViT with 8 x 8 tokens and a learned table
     vit without positions   the same without
 
-A table is interpolated for the larger grid. The study of the light is of drawn shapes, which every machine can draw;
-the same arms learn the groups of emoji (`--study emoji`) and the characters that people drew for Omniglot
-(`--study omniglot --data FOLDER`).
+A table is interpolated for the larger grid. The study of the light is of drawn shapes seen from near, which every
+machine can draw; the same arms learn the groups of emoji (`--study emoji`) and the characters that people drew for
+Omniglot (`--study omniglot --data FOLDER`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tessera.data.labelled import ClassesWorld
 from tessera.data.readers.classes import TASK
 from tessera.evaluate.classification import hits
 from tessera.models.classifier import ImageClassifier
-from tessera.papers.pictures import Shapes, further
+from tessera.papers.pictures import CloseUps, further
 from tessera.study.classifying import METRIC, Lesson, Remembered, learn
 from tessera.study.counting import count
 from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
@@ -41,8 +41,8 @@ AT_LARGER = f"accuracy at {LARGER} pixels"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # a backbone, and fields of its configuration
     "cvt": ("cvt-mini", {}),
     "cvt with positions": ("cvt-mini", {"position_stages": [0, 1]}),
-    "vit with positions": ("vit-mini", {}),
-    "vit without positions": ("vit-mini", {"positions": "none"}),
+    "vit with positions": ("vit-mini", {"initializer_range": 0.1}),  # as cvt-mini has it
+    "vit without positions": ("vit-mini", {"initializer_range": 0.1, "positions": "none"}),
 }
 CLAIMS = (
     Claim(
@@ -80,8 +80,8 @@ class Budget:
     `train_pictures` and `heldout_pictures` are of drawn shapes; other data are taken whole.
     """
 
-    lesson: Lesson = Lesson(steps=300, batch=64)
-    train_pictures: int = 8000
+    lesson: Lesson = Lesson(steps=300, batch=32)
+    train_pictures: int = 6000
     heldout_pictures: int = 1000
 
 
@@ -166,7 +166,7 @@ def pixels(side: int) -> Pixels:
 
 def headline(work: Path = WORK / SLUG, budget: Budget = BUDGET) -> Study:
     """The study of the paper's claims, on drawn shapes."""
-    return Bench(SLUG, Shapes(budget.train_pictures, budget.heldout_pictures), budget, work).study()
+    return Bench(SLUG, CloseUps(budget.train_pictures, budget.heldout_pictures, LARGER), budget, work).study()
 
 
 def _further(slug: str, world: ClassesWorld, work: Path) -> Study:

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tessera.data.labelled import ClassesWorld, open_labelled
 from tessera.data.readers.classes import TASK
 from tessera.data.readers.omniglot import open_omniglot
 from tessera.data.sample import Sample, pair
 from tessera.data.source import Source, Split
-from tessera.data.worlds.scenes.graph import SHAPES
+from tessera.data.worlds.scenes.graph import SHAPES, SIZE
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError
 from tessera.papers.registry import say
 from tessera.study.design import Study
 from tessera.study.engine import WORK, run
+
+OFF = 5  # pixels that an object may lie off the middle of a close-up, each way
 
 
 class Shapes:
@@ -49,6 +53,41 @@ class _ShapesSource:
 
     def fingerprint(self) -> str:
         return f"{self.world.source('pairs', self.split).fingerprint()}-shape"
+
+
+class CloseUps(Shapes):
+    """Drawn shapes from near: the `side` x `side` pixels around the object of a scene, which lies up to OFF pixels off
+    their middle each way."""
+
+    def __init__(self, train_pictures: int, heldout_pictures: int, side: int) -> None:
+        super().__init__(train_pictures, heldout_pictures)
+        self.side = side
+
+    def source(self, task: str, split: Split = "train") -> Source:
+        """The samples of one split; there is one task."""
+        return _CloseUps(f"{self.name} from near/{split}", super().source(task, split), self.world, split, self.side)
+
+
+@dataclass
+class _CloseUps:
+    name: str
+    whole: Source
+    world: ScenesWorld
+    split: Split
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        sample, thing, side = self.whole[index], self.world.scene(self.split, index).objects[0], self.side
+        off = np.random.default_rng(index).integers(-OFF, OFF + 1, 2)
+        left, top = (int(edge) for edge in np.clip(np.rint([thing.x, thing.y]) - side // 2 + off, 0, SIZE - side))
+        near = sample.images[0].pil().crop((left, top, left + side, top + side))
+        return pair(near, sample.text, id=sample.id)
+
+    def fingerprint(self) -> str:
+        return f"{self.whole.fingerprint()}-{self.side}-{OFF}"
 
 
 def further(

@@ -18,18 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tessera.data.images import Augment, Pixels
 from tessera.data.labelled import ClassesWorld
 from tessera.data.readers.classes import TASK
-from tessera.data.sample import Sample, pair
-from tessera.data.source import Source, Split
-from tessera.data.worlds.scenes.graph import SIZE as FULL
-from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.models.classifier import ImageClassifier
-from tessera.papers.pictures import Shapes, further
+from tessera.papers.pictures import CloseUps, further
 from tessera.study.classifying import METRIC, Lesson, Remembered, judge
 from tessera.study.counting import count
 from tessera.study.design import Arm, Claim, Outcome, Study
@@ -42,7 +37,6 @@ SIZE = 32
 DEEP = {"hidden_size": 96, "num_hidden_layers": 8, "num_attention_heads": 2, "mlp_ratio": 2.0}
 WIDE = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2.0}
 SPLITS = [[3, 2, 1], [3, 2, 1]]
-OFF = 5  # pixels that an object may lie off the middle of a close-up, each way
 ARMS: dict[str, dict[str, Any]] = {  # fields of T2TViTConfig beside those of t2t-vit-mini
     "t2t": {**DEEP, "splits": SPLITS},
     "patches": {**DEEP, "splits": [[4, 4, 0]]},
@@ -82,35 +76,6 @@ class Budget:
 
 
 BUDGET = Budget()
-
-
-class CloseUps(Shapes):
-    """Drawn shapes from near: the 32 x 32 pixels around the object of a scene."""
-
-    def source(self, task: str, split: Split = "train") -> Source:
-        """The samples of one split; there is one task."""
-        return _CloseUps(f"{self.name} from near/{split}", super().source(task, split), self.world, split)
-
-
-@dataclass
-class _CloseUps:
-    name: str
-    whole: Source
-    world: ScenesWorld
-    split: Split
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        sample, thing = self.whole[index], self.world.scene(self.split, index).objects[0]
-        off = np.random.default_rng(index).integers(-OFF, OFF + 1, 2)
-        left, top = (int(edge) for edge in np.clip(np.rint([thing.x, thing.y]) - SIZE // 2 + off, 0, FULL - SIZE))
-        near = sample.images[0].pil().crop((left, top, left + SIZE, top + SIZE))
-        return pair(near, sample.text, id=sample.id)
-
-    def fingerprint(self) -> str:
-        return f"{self.whole.fingerprint()}-{SIZE}-{OFF}"
 
 
 @dataclass
@@ -184,7 +149,7 @@ class Bench:
 
 def headline(work: Path | None = None, budget: Budget = BUDGET) -> Study:
     """The study of the paper's claims, on drawn shapes."""
-    shapes = CloseUps(budget.train_pictures, budget.heldout_pictures)
+    shapes = CloseUps(budget.train_pictures, budget.heldout_pictures, SIZE)
     return Bench(SLUG, shapes, budget, work or WORK / SLUG).study()
 
 

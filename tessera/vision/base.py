@@ -78,11 +78,11 @@ class VisionBackbone(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear layers and learned position tables from a truncated normal of 0.02, as transformers for pictures are
-        published; convolutions stay as PyTorch makes them. A subclass with other habits or bare parameters overrides
-        this."""
+        """Linear layers from a truncated normal of the configuration's `initializer_range`, 0.02 where it has none, and
+        learned position tables from one of 0.02, as transformers for pictures are published; convolutions stay as
+        PyTorch makes them. A subclass with other habits or bare parameters overrides this."""
         if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=0.02)
+            init.trunc_normal_(module.weight, std=getattr(self.config, "initializer_range", 0.02))
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):

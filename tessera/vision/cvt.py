@@ -43,6 +43,7 @@ class CvTConfig(PreTrainedConfig):
         activation: of the MLPs: quick_gelu as the official code, gelu as transformers' CvtModel.
         drop_path: highest rate, which the last block of a stage has; the first has 0.
         class_token: one in the last stage is what classifiers read; without it, the mean of the tokens.
+        initializer_range: spread of new linear weights; 0.02 as published, which leaves narrow models long at chance.
         position_stages: stages whose tokens get a learned position table; the paper's ablation, none by default.
     """
 
@@ -63,6 +64,7 @@ class CvTConfig(PreTrainedConfig):
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     drop_path: list[float] | tuple[float, ...] = (0.0, 0.0, 0.1)
     class_token: bool = True
+    initializer_range: float = 0.02
     position_stages: list[int] | tuple[int, ...] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -218,7 +220,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "cvt-mini": {  # 64 tokens in the last stage, 256 before
         "image_size": 32, "widths": (48, 128), "heads": (1, 2), "depths": (1, 4), "kernels": (3, 3), "strides": (2, 2),
-        "paddings": (1, 1), "drop_path": (0.0, 0.0), "activation": "gelu",
+        "paddings": (1, 1), "drop_path": (0.0, 0.0), "activation": "gelu", "initializer_range": 0.1,
     },
 }  # fmt: skip
 

@@ -117,7 +117,7 @@ def _ours(folder: Path, kind: str) -> VisionBackbone:
         found = None
     if found is None or not issubclass(found, VisionBackbone):
         raise CheckpointError(
-            f"{folder} holds a {kind!r}, which is no image encoder of those known: {', '.join(_loaders)} and"
+            f"{folder} holds a {kind!r}, which is no image encoder of those known: {', '.join(sorted(_loaders))} and"
             " Tessera's own"
         )
     return read_model(found, folder, local_files_only=True)

@@ -15,9 +15,9 @@ from transformers import CvtConfig, CvtForImageClassification
 from tessera.cli import main
 from tessera.errors import UserError
 from tessera.papers import cvt, cvt_study
-from tessera.papers.cvt_study import ARMS, AT_LARGER, Bench, Budget, headline
+from tessera.papers.cvt_study import ARMS, AT_LARGER, LARGER, Bench, Budget, headline
 from tessera.papers.figures import beside
-from tessera.papers.pictures import Shapes
+from tessera.papers.pictures import CloseUps
 from tessera.papers.registry import get
 from tessera.study.classifying import METRIC, Lesson
 from tessera.study.engine import run
@@ -123,7 +123,7 @@ def test_the_study_judges_every_arm_at_both_sizes_with_equal_budget(tmp_path: Pa
 
 
 def test_the_larger_pictures_are_those_that_were_held_out_anew_cut(tmp_path: Path) -> None:
-    bench = Bench("cvt", Shapes(4, 3), TINY, tmp_path)
+    bench = Bench("cvt", CloseUps(4, 3, LARGER), TINY, tmp_path)
     small, large = bench.heldout[METRIC], bench.heldout[AT_LARGER]
     assert [sample.id for sample in (small[1], large[1])] == ["scenes by shape/heldout/1"] * 2
     assert (small[1].images[0].pil().size, large[1].images[0].pil().size) == ((32, 32), (48, 48))
@@ -132,7 +132,7 @@ def test_the_larger_pictures_are_those_that_were_held_out_anew_cut(tmp_path: Pat
 @pytest.mark.parametrize("arm", ARMS)
 @torch.no_grad()
 def test_every_arm_reads_the_size_that_it_was_not_trained_on(arm: str, tmp_path: Path) -> None:
-    model = Bench("cvt", Shapes(4, 3), TINY, tmp_path).model(arm).eval()
+    model = Bench("cvt", CloseUps(4, 3, LARGER), TINY, tmp_path).model(arm).eval()
     assert model(torch.randn(1, 3, 48, 48)).logits.shape == (1, len(model.config.classes))
     assert model.backbone.grid_of(32, 32) == (8, 8)
 

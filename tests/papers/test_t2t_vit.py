@@ -20,8 +20,9 @@ from tessera.data.worlds.scenes.draw import draw, object_masks
 from tessera.data.worlds.scenes.graph import is_heldout
 from tessera.errors import UserError
 from tessera.papers.figures import beside
+from tessera.papers.pictures import CloseUps
 from tessera.papers.registry import TrainOptions, get
-from tessera.papers.t2t_vit_study import ARMS, FURTHER, SIZE, Bench, Budget, CloseUps, Lesson, headline
+from tessera.papers.t2t_vit_study import ARMS, FURTHER, SIZE, Bench, Budget, Lesson, headline
 from tessera.study.engine import run
 from tessera.vision import registry
 from tests.vision.t2t_layout import layout, weights
@@ -112,7 +113,7 @@ def test_arms_have_the_same_tokens_and_about_as_many_parameters() -> None:
 
 
 def test_held_out_shapes_are_of_combinations_that_training_never_showed() -> None:
-    world = CloseUps(8, 6)
+    world = CloseUps(8, 6, SIZE)
     for split in ("train", "heldout"):
         source = world.source("classes", split)
         for index in range(len(source)):
@@ -123,7 +124,7 @@ def test_held_out_shapes_are_of_combinations_that_training_never_showed() -> Non
 
 
 def test_a_close_up_is_a_window_of_its_scene_with_the_whole_object_in_it() -> None:
-    world = CloseUps(8, 6)
+    world = CloseUps(8, 6, SIZE)
     for index in range(8):
         scene = world.world.scene("train", index)
         near = np.asarray(world.source("classes")[index].images[0].pil())
@@ -145,7 +146,7 @@ def test_the_study_runs_on_few_pictures_and_is_of_equal_budget(tmp_path: Path) -
 
 def test_the_arms_change_their_study_s_fingerprint_and_nothing_else(tmp_path: Path) -> None:
     shorter = Budget(lesson=Lesson(steps=1, batch=4), train_pictures=8, heldout_pictures=6)
-    studies = [Bench("s", CloseUps(8, 6), one, tmp_path).study() for one in (TINY, TINY, shorter)]
+    studies = [Bench("s", CloseUps(8, 6, SIZE), one, tmp_path).study() for one in (TINY, TINY, shorter)]
     hashes = [[study.arm_hash(arm) for arm in study.arms] for study in studies]
     assert hashes[0] == hashes[1]
     assert not {*hashes[0]} & {*hashes[2]}

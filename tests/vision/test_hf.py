@@ -96,7 +96,7 @@ def test_what_is_no_folder_of_an_image_encoder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere/there is no folder of a model"):
         registry.create("nowhere/there")
     LlamaConfig().save_pretrained(tmp_path / "words")
-    with pytest.raises(CheckpointError, match="holds a 'llama', which is no image encoder of those known: clip"):
+    with pytest.raises(CheckpointError, match="holds a 'llama', which is no image encoder of those known: .*clip"):
         registry.create(str(tmp_path / "words"))
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd/config.json").write_text(json.dumps({"model_type": "no-such-thing"}))
