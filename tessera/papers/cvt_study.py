@@ -15,7 +15,7 @@ Omniglot (`--study omniglot --data FOLDER`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ from tessera.data.readers.classes import TASK
 from tessera.evaluate.classification import hits
 from tessera.models.classifier import ImageClassifier
 from tessera.papers.pictures import CloseUps, further
-from tessera.study.classifying import METRIC, Lesson, Remembered, learn
+from tessera.study.classifying import METRIC, Budget, Lesson, PictureBench, Remembered, learn
 from tessera.study.counting import count
 from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
 from tessera.study.engine import WORK
-from tessera.train.select import choose_precision
 from tessera.vision.registry import create
 
 SLUG = "cvt"
@@ -73,59 +72,25 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What every arm gets: ten minutes for all arms of three seeds on two cores.
-
-    `train_pictures` and `heldout_pictures` are of drawn shapes; other data are taken whole.
-    """
-
-    lesson: Lesson = Lesson(steps=300, batch=32)
-    train_pictures: int = 6000
-    heldout_pictures: int = 1000
-
-
-BUDGET = Budget()
+# Ten minutes for all arms of three seeds on two cores.
+BUDGET = Budget(lesson=Lesson(steps=300, batch=32), train_pictures=6000, heldout_pictures=1000)
 
 
 @dataclass
-class Bench:
-    """The arms over one set of pictures.
+class Bench(PictureBench):
+    """The arms over one set of pictures."""
 
-    Args:
-        slug: of the result.
-        world: pictures with their classes.
-        work: the folder of the study.
-    """
-
-    slug: str
-    world: ClassesWorld
-    budget: Budget
-    work: Path
+    size = TRAINED
 
     @cached_property
-    def train(self) -> Remembered:
-        """Pictures to learn from, the same for all arms and seeds."""
-        return Remembered(self.world.source(TASK), TRAINED)
+    def larger(self) -> Remembered:
+        """The held-out pictures at a size that no arm has seen."""
+        return Remembered(self.world.source(TASK, "heldout"), LARGER)
 
-    @cached_property
-    def heldout(self) -> dict[str, Remembered]:
-        """Pictures to be judged on, by metric."""
-        source = self.world.source(TASK, "heldout")
-        return {METRIC: Remembered(source, TRAINED), AT_LARGER: Remembered(source, LARGER)}
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """What all outcomes depend on, as JSON."""
-        return {
-            "pictures": self.world.name,
-            "train": self.train.fingerprint(),
-            "heldout": self.heldout[METRIC].fingerprint(),
-            "classes": len(self.world.classes),
-            "pixels": [TRAINED, LARGER],
-            "budget": asdict(self.budget),
-            "precision": choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        }
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What this study adds to `config`."""
+        return {"pixels": [TRAINED, LARGER]}
 
     def model(self, arm: str) -> ImageClassifier:
         """A classifier with new weights."""
@@ -138,7 +103,8 @@ class Bench:
         model, steps, samples = learn(
             lambda: self.model(arm), self.train, pixels(TRAINED), self.budget.lesson, seed=seed, work=folder
         )
-        items = {name: hits(model, source, pixels(source.size)) for name, source in self.heldout.items()}
+        judged = {METRIC: self.heldout, AT_LARGER: self.larger}
+        items = {name: hits(model, source, pixels(source.size)) for name, source in judged.items()}
         return Outcome(items=items, steps=steps, samples=samples)  # type: ignore[arg-type]
 
     def study(self) -> Study:

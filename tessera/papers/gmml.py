@@ -134,6 +134,8 @@ class GMML(Paper):
         """Restore pictures, learn classes; the encoder goes to `options.out`/backbone, the classifier to model."""
         recipe = change(RECIPES[options.size].scaled(options.steps, bool(options.parts)), options.settings)
         start = starting_backbone(recipe, options, lambda file: load_published(file).backbone)
+        if not options.parts:
+            recipe.check()
         pictures, world = open_both(options.data)
         trainer = self.trainer(options, recipe)
         made: list[ImageClassifier] = []

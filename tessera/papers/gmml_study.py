@@ -16,17 +16,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tessera.data.few import Few
 from tessera.data.images import Augment, Pixels
 from tessera.data.labelled import ClassesWorld
-from tessera.data.readers.classes import TASK
 from tessera.errors import UserError
 from tessera.evaluate.classification import hits
 from tessera.evaluate.restoration import restoration_errors
@@ -35,13 +33,12 @@ from tessera.models.masked_image import MaskedImageModel
 from tessera.objectives.group_masking import GroupMasking
 from tessera.papers.pictures import Shapes, further
 from tessera.papers.registry import say
-from tessera.study.classifying import METRIC, Lesson, Remembered, learn
+from tessera.study.classifying import METRIC, Lesson, PictureBench, learn
 from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
 from tessera.study.engine import WORK, run
 from tessera.train.engine import Stage, Trainer
 from tessera.train.masked_images import masked_loader, restoring_stage
 from tessera.train.optim import Optimiser
-from tessera.train.select import choose_precision
 from tessera.vision.registry import create
 
 SLUG = "gmml"
@@ -104,46 +101,22 @@ BUDGET = Budget()
 
 
 @dataclass
-class Bench:
+class Bench(PictureBench):
     """Arms over one set of pictures.
 
     Args:
-        slug: of the result.
-        world: pictures with their classes.
-        work: the folder of the study.
         arms: what is hidden before the classes are learned; None for nothing.
+        claims: of those arms.
     """
 
-    slug: str
-    world: ClassesWorld
-    budget: Budget
-    work: Path
+    size = SIZE
     arms: Mapping[str, GroupMasking | None] = field(default_factory=lambda: ARMS)
     claims: tuple[Claim, ...] = CLAIMS
 
-    @cached_property
-    def train(self) -> Remembered:
-        """Pictures to restore, and those that a few with labels are drawn from."""
-        return Remembered(self.world.source(TASK), SIZE)
-
-    @cached_property
-    def heldout(self) -> Remembered:
-        """Pictures to be judged on."""
-        return Remembered(self.world.source(TASK, "heldout"), SIZE)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """What all outcomes depend on, as JSON."""
-        return {
-            "pictures": self.world.name,
-            "train": self.train.fingerprint(),
-            "heldout": self.heldout.fingerprint(),
-            "classes": len(self.world.classes),
-            "model": MODEL,
-            "blocks": list(BLOCKS),
-            "budget": asdict(self.budget),
-            "precision": choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        }
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What this study adds to `config`."""
+        return {"model": MODEL, "blocks": list(BLOCKS)}
 
     def outcome(self, arm: str, seed: int) -> Outcome:
         """Restored where the arm does, then classes, then judged."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from tessera.data.images import Augment, Pixels
 from tessera.data.labelled import ClassesWorld
 from tessera.data.readers.pictures import TASK
@@ -24,6 +26,7 @@ from tessera.train.masked_images import masked_loader, restoring_stage
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.vision.base import VisionBackbone
+from tessera.vision.registry import create
 from tessera.vision.vit import PlainViTConfig
 
 
@@ -61,14 +64,29 @@ class RestoringRecipe(ClassRecipe):
         tuned = max(1, round(steps * self.steps / (self.steps + self.pretrain.steps)))
         return replace(self, steps=tuned, pretrain=replace(self.pretrain, steps=max(1, steps - tuned)))
 
+    def check(self) -> None:
+        """See, without weights, that the backbone has those blocks, before anything is written.
+
+        Raises:
+            UserError: as `MaskedImageModel` and `MaskedImageModel.features`.
+        """
+        with torch.device("meta"):
+            backbone = create(self.backbone, **self.model)
+            eyes: Any = backbone.config
+            picture = torch.empty(1, eyes.num_channels, eyes.image_size, eyes.image_size)
+            self._model(backbone).features(picture)
+
+    def _model(self, backbone: VisionBackbone) -> MaskedImageModel:
+        blocks = [self.blocks] if isinstance(self.blocks, int) else self.blocks
+        return MaskedImageModel.over(backbone, blocks=blocks, everywhere=self.everywhere)
+
     def restoring(self, backbone: VisionBackbone, source: Source, **places: int) -> Stage:
         """The stage that trains `backbone` to restore the pictures of `source`.
 
         Args:
             places: `seed`, `rank`, `world_size` and `workers` of the loader.
         """
-        blocks = [self.blocks] if isinstance(self.blocks, int) else self.blocks
-        model = MaskedImageModel.over(backbone, blocks=blocks, everywhere=self.everywhere)
+        model = self._model(backbone)
         eyes: Any = backbone.config
         pixels, first = Pixels(eyes.image_size, **IMAGENET, augment=self.pretrain.augment), self.pretrain
         part = replace(self, batch=first.batch, accumulate=first.accumulate).part

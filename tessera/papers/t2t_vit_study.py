@@ -14,7 +14,6 @@ of emoji (`--study emoji`) and the characters that people drew for Omniglot (`--
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,12 @@ import torch
 
 from tessera.data.images import Augment, Pixels
 from tessera.data.labelled import ClassesWorld
-from tessera.data.readers.classes import TASK
 from tessera.models.classifier import ImageClassifier
 from tessera.papers.pictures import CloseUps, further
-from tessera.study.classifying import METRIC, Lesson, Remembered, judge
+from tessera.study.classifying import METRIC, Budget, Lesson, PictureBench, judge
 from tessera.study.counting import count
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
-from tessera.train.select import choose_precision
 from tessera.vision.registry import create
 
 SLUG = "t2t-vit"
@@ -63,60 +60,21 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What every arm gets: ten minutes for all arms of three seeds on two cores.
-
-    `train_pictures` and `heldout_pictures` are of drawn shapes; other data are taken whole.
-    """
-
-    lesson: Lesson = Lesson(steps=280, batch=32)
-    train_pictures: int = 6000
-    heldout_pictures: int = 1000
-
-
-BUDGET = Budget()
+# Ten minutes for all arms of three seeds on two cores.
+BUDGET = Budget(lesson=Lesson(steps=280, batch=32), train_pictures=6000, heldout_pictures=1000)
 
 
 @dataclass
-class Bench:
-    """The arms over one set of pictures.
+class Bench(PictureBench):
+    """The arms over one set of pictures; `augment` is of those to learn from."""
 
-    Args:
-        slug: of the result.
-        world: pictures with their classes.
-        work: the folder of the study.
-        augment: of training pictures.
-    """
-
-    slug: str
-    world: ClassesWorld
-    budget: Budget
-    work: Path
+    size = SIZE
     augment: Augment | None = None
 
-    @cached_property
-    def train(self) -> Remembered:
-        """Pictures to learn from, the same for all arms and seeds."""
-        return Remembered(self.world.source(TASK), SIZE)
-
-    @cached_property
-    def heldout(self) -> Remembered:
-        """Pictures to be judged on."""
-        return Remembered(self.world.source(TASK, "heldout"), SIZE)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """What all outcomes depend on, as JSON."""
-        return {
-            "pictures": self.world.name,
-            "train": self.train.fingerprint(),
-            "heldout": self.heldout.fingerprint(),
-            "classes": len(self.world.classes),
-            "budget": asdict(self.budget),
-            "augment": asdict(self.augment) if self.augment else None,
-            "precision": choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        }
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What this study adds to `config`."""
+        return {"augment": asdict(self.augment) if self.augment else None}
 
     def model(self, arm: str) -> ImageClassifier:
         """A classifier with new weights."""

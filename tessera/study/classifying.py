@@ -9,10 +9,15 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from tessera.data.images import Pixels, fit_square
+from tessera.data.labelled import ClassesWorld
+from tessera.data.readers.classes import TASK
 from tessera.data.sample import Image, Sample
 from tessera.data.source import Source
 from tessera.evaluate.classification import hits
@@ -21,6 +26,7 @@ from tessera.study.design import Outcome, short_hash
 from tessera.train.classification import SMOOTHING, classification_stage, picture_loader
 from tessera.train.engine import Stage, Trainer
 from tessera.train.optim import Optimiser
+from tessera.train.select import choose_precision
 
 METRIC = "accuracy"
 
@@ -58,6 +64,62 @@ class Lesson:
     kind: Literal["adamw", "muon"] = "muon"
     lr: float = 1e-3
     smoothing: float = SMOOTHING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every arm gets. `train_pictures` and `heldout_pictures` are of drawn shapes; other data are taken whole."""
+
+    lesson: Lesson
+    train_pictures: int
+    heldout_pictures: int
+
+
+@dataclass
+class PictureBench:
+    """Arms over one set of pictures; a paper adds the arms.
+
+    Args:
+        slug: of the result.
+        world: pictures with their classes.
+        budget: a dataclass of plain values.
+        work: the folder of the study.
+    """
+
+    size: ClassVar[int]  # pixels a side that pictures are brought to
+
+    slug: str
+    world: ClassesWorld
+    budget: Any
+    work: Path
+
+    @cached_property
+    def train(self) -> Remembered:
+        """Pictures to learn from, the same for all arms and seeds."""
+        return Remembered(self.world.source(TASK), self.size)
+
+    @cached_property
+    def heldout(self) -> Remembered:
+        """Pictures to be judged on."""
+        return Remembered(self.world.source(TASK, "heldout"), self.size)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What all outcomes depend on, as JSON."""
+        return {
+            "pictures": self.world.name,
+            "train": self.train.fingerprint(),
+            "heldout": self.heldout.fingerprint(),
+            "classes": len(self.world.classes),
+            "budget": asdict(self.budget),
+            "precision": choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            **self.shared,
+        }
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What a paper adds to `config`."""
+        return {}
 
 
 def learn(

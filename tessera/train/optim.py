@@ -84,6 +84,11 @@ class Muon(torch.optim.Optimizer):
             parameter.add_(like(update.view(parameter.shape), parameter), alpha=-scale)
 
 
+def is_matrix(parameter: Tensor) -> bool:
+    """Whether two or more of its sides are longer than 1: a class token of shape [1, 1, C] is a vector."""
+    return sum(side > 1 for side in parameter.shape) >= 2
+
+
 def split_for_muon(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters as (hidden matrices, the rest): embeddings, norms, biases and output heads are the
     rest.
@@ -100,7 +105,7 @@ def split_for_muon(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
     other: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            (hidden if parameter.ndim >= 2 and id(parameter) not in rest else other).append(parameter)
+            (hidden if is_matrix(parameter) and id(parameter) not in rest else other).append(parameter)
     return hidden, other
 
 
@@ -113,7 +118,7 @@ class Optimiser:
             own schedule, straight lines up and down, and decay on every parameter.
         lr: highest learning rate of AdamW.
         muon_lr: highest learning rate of Muon, about that of the update's spectral norm.
-        weight_decay: decoupled, on parameters with two or more dimensions.
+        weight_decay: decoupled, on matrices and kernels, not on vectors.
         warmup: share of the stage's steps over which the rate climbs from zero.
         floor: share of the highest rate that is left at the last step of the cosine.
         clip: highest norm of the whole gradient; None never clips.
@@ -170,7 +175,7 @@ class Optimiser:
         for parameter in parameters:
             name = names[id(parameter)]
             factor = next((f for pattern, f in self.factors.items() if fnmatchcase(name, pattern)), 1.0)
-            groups[factor, parameter.ndim >= 2 or self.kind == "bertadam"].append(parameter)
+            groups[factor, is_matrix(parameter) or self.kind == "bertadam"].append(parameter)
         return [
             {"params": members, "lr": lr * factor, "initial_lr": lr * factor,
              "weight_decay": self.weight_decay if decays else 0.0}

@@ -124,7 +124,7 @@ def test_the_study_judges_every_arm_at_both_sizes_with_equal_budget(tmp_path: Pa
 
 def test_the_larger_pictures_are_those_that_were_held_out_anew_cut(tmp_path: Path) -> None:
     bench = Bench("cvt", CloseUps(4, 3, LARGER), TINY, tmp_path)
-    small, large = bench.heldout[METRIC], bench.heldout[AT_LARGER]
+    small, large = bench.heldout, bench.larger
     assert [sample.id for sample in (small[1], large[1])] == ["scenes by shape/heldout/1"] * 2
     assert (small[1].images[0].pil().size, large[1].images[0].pil().size) == ((32, 32), (48, 48))
 

@@ -145,6 +145,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
     for settings, sentence in (
         ({"masking.fills": "noize"}, "cannot be filled with 'noize'; did you mean 'noise'"),
         ({"masking.blok": "0.3"}, "there is no setting 'masking.blok'; did you mean 'masking.block'"),
+        ({"blocks": "-9,-1"}, "blocks is \\[-9, -1\\], but the backbone has"),
     ):
         options = TrainOptions(tmp_path / "run", data=(str(data / "classes"),), settings=settings)
         with pytest.raises(UserError, match=sentence):

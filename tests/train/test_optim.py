@@ -56,6 +56,15 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest():
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
 
 
+def test_a_vector_in_the_shape_of_a_matrix_is_none():
+    model = nn.Linear(8, 8)
+    model.class_token = nn.Parameter(torch.zeros(1, 1, 8))
+    assert [id(p) for p in split_for_muon(model)[0]] == [id(model.weight)]
+    (adamw,) = Optimiser(kind="adamw", weight_decay=0.1).build(model)
+    decays = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert [decays[id(p)] for p in (model.weight, model.class_token, model.bias)] == [0.1, 0.0, 0.0]
+
+
 def test_vectors_do_not_decay_and_factors_scale_the_rate():
     model = tiny_model()
     (adamw,) = Optimiser(lr=0.1, weight_decay=0.3, factors={"0.*": 0.5}).build(model)
