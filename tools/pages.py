@@ -58,7 +58,7 @@ def page(slug: str) -> dict[str, str]:
     plots: dict[str, str] = {}
     parts = [
         f"# {one.title}",
-        f"{one.summary[0].upper()}{one.summary[1:]}.",
+        paper.sentence,
         f"{one.year} · [arXiv {one.arxiv}](https://arxiv.org/abs/{one.arxiv}) · "
         + ", ".join(FAMILIES[letter] for letter in one.families)
         + f" · [the paper as a page of code](../../tessera/papers/{one.module}.py)",

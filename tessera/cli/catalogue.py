@@ -72,7 +72,8 @@ class Show:
             about = {**one.as_json(), "lights": lit, "sections": sections, "figures": figures}
             print_json({**about, "result": main, "further": further})
             return
-        print(f"{one.title}\n{one.slug} · {one.year} · arXiv {one.arxiv}\n\n{one.summary}\n")
+        said = paper.sentence if paper else f"{one.summary[0].upper()}{one.summary[1:]}."
+        print(f"{one.title}\n{one.slug} · {one.year} · arXiv {one.arxiv}\n\n{said}\n")
         print("families: " + ", ".join(FAMILIES[letter] for letter in one.families))
         print("can do:   " + ", ".join(one.capabilities))
         print("lights:   " + ", ".join(f"{name} {lit[name]}" for name in LIGHTS))

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tessera.classifier import Classifier
 from tessera.data.images import Augment
 from tessera.data.labelled import ClassesWorld, open_labelled
@@ -133,17 +135,24 @@ def open_pictures(data: Sequence[str]) -> ClassesWorld:
 def starting_backbone(
     recipe: ClassRecipe, options: TrainOptions, published: Callable[[Path], VisionBackbone] | None
 ) -> Callable[[], VisionBackbone]:
-    """What makes the backbone: new by the recipe, or that of `--parts`, which is as it is."""
+    """What makes the backbone: new by the recipe, or that of `--parts`, which is as it is.
+
+    Raises:
+        UserError: there can be no such backbone; nothing has been written yet.
+    """
     for role in options.parts:
         if role != PART:
             raise UserError(f"--parts has no role {role!r} here{nearest(role, [PART])}")
     if PART not in options.parts:
+        with torch.device("meta"):
+            create(recipe.backbone, **recipe.model)
         return lambda: create(recipe.backbone, **recipe.model)
     for name in options.settings:
         if name.partition(".")[0] in (PART, "model"):
             raise UserError(f"the backbone {options.parts[PART]} is as it is; {name} cannot be set")
     file = Path(options.parts[PART])
-    return (lambda: published(file)) if published is not None and file.is_file() else (lambda: create(str(file)))
+    trained = published(file) if published is not None and file.is_file() else create(str(file))
+    return lambda: trained
 
 
 def judged(trained: Classifier, world: ClassesWorld) -> str:

@@ -60,7 +60,7 @@ RECIPES = {
 
 @paper("cvt")
 class CvTPaper(Paper):
-    """Convolutions before tokens and before attention, and no position embeddings."""
+    """A vision transformer with convolutions before its tokens and its attention needs no position embeddings."""
 
     variants = tuple(TABLE)
 

@@ -67,7 +67,7 @@ RECIPES = {
 
 @paper("gmml")
 class GMML(Paper):
-    """An encoder restores groups of tokens that noise or another picture overwrote."""
+    """An encoder learns to see by restoring groups of tokens that noise or another picture overwrote."""
 
     variants = (*TABLE, "t2t-vit-14", "cvt-13")
 

@@ -252,7 +252,7 @@ def asked(batch: Batch) -> dict[str, int]:
 
 @paper("lxmert")
 class LXMERT(Paper):
-    """Three encoders for words, regions and both, pre-trained by five tasks."""
+    """Three encoders, for words, for regions and for both together, are pre-trained by five tasks."""
 
     variants = ("unshared",)
 

@@ -81,6 +81,8 @@ def say(text: str) -> None:
 class Paper:
     """What a built paper can be asked for. A paper's class fills in what it has; it is made without arguments.
 
+    The first line of its docstring is the one sentence that `tessera show` says of the work.
+
     Attributes:
         slug: its name in the catalogue, set by `@paper`.
         variants: names that `size` takes beside None.
@@ -88,6 +90,11 @@ class Paper:
 
     slug: str
     variants: Sequence[str] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What the work does."""
+        return (type(self).__doc__ or "").splitlines()[0]
 
     def describe(self) -> Mapping[str, Sequence[str]]:
         """Headed lists of lines for `tessera show`: parts, stages, claims."""

@@ -59,7 +59,7 @@ RECIPES = {
 
 @paper("t2t-vit")
 class T2TViTPaper(Paper):
-    """Overlapping cuts with attention between them, then a deep and narrow transformer."""
+    """Overlapping cuts with attention between them turn a picture into tokens for a deep and narrow transformer."""
 
     variants = (*PUBLISHED, *ABLATIONS)
 

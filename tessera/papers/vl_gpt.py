@@ -334,7 +334,7 @@ def _embedded() -> list[tuple[str, float]]:
 
 @paper("vl-gpt")
 class VLGPT(Paper):
-    """One causal transformer over words and pictures, one objective: the next element."""
+    """One causal transformer reads and writes words and pictures by one objective, the next element."""
 
     def describe(self) -> Mapping[str, Sequence[str]]:
         """Headed lists of lines for `tessera show`."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tessera.cli import main
 from tessera.data.images import Augment
-from tessera.errors import UserError
+from tessera.errors import CheckpointError, UserError
 from tessera.objectives.classification import Mixing
 from tessera.papers.classifying import ClassRecipe, open_pictures, train_classifier
 from tessera.papers.registry import Paper, TrainOptions
@@ -95,9 +95,11 @@ def test_what_a_recipe_and_its_options_cannot_be_is_said_before_anything_is_writ
     for options, sentence in (
         (TrainOptions(out, parts={"backbon": "x"}), "no role 'backbon' here; did you mean 'backbone'"),
         (TrainOptions(out, parts={"backbone": "x"}, settings={"model.image_size": "32"}), "model.image_size cannot be"),
+        (TrainOptions(out, settings={"model.patch_size": "5"}), "16 x 16 pixels cannot be cut into tiles of 5 x 5"),
+        (TrainOptions(out, parts={"backbone": str(data)}), "is no folder of a model"),
         (TrainOptions(out, settings={"step": "3"}), "there is no setting 'step'; did you mean 'steps'"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises((UserError, CheckpointError), match=sentence):
             train_classifier(Tiny(), options, TINY)
     assert not out.exists()
     with pytest.raises(UserError, match="a batch of 8 does not divide into 3 parts"):
