@@ -138,7 +138,8 @@ def starting_backbone(
     """What makes the backbone: new by the recipe, or that of `--parts`, which is as it is.
 
     Raises:
-        UserError: there can be no such backbone; nothing has been written yet.
+        UserError: there can be no such backbone.
+        CheckpointError: `--parts` names what is no trained image encoder.
     """
     for role in options.parts:
         if role != PART:

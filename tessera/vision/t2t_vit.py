@@ -189,8 +189,6 @@ class T2TViT(VisionBackbone):
             init.trunc_normal_(self.class_token, std=0.02)
         else:
             super()._init_weights(module)
-            if isinstance(module, nn.Linear):
-                init.trunc_normal_(module.weight, std=self.config.initializer_range)
 
 
 AutoConfig.register(T2TViTConfig.model_type, T2TViTConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoModel, ViTForImageClassification, ViTModel
 from transformers import ViTConfig as PublishedConfig
 
@@ -141,3 +142,12 @@ def test_a_size_that_patches_do_not_fill_is_refused_with_one_that_they_do():
         model(torch.zeros(1, 3, 30, 32))
     with pytest.raises(UserError, match="does not divide into 5 heads"):
         registry.config("vit-mini", num_attention_heads=5)
+
+
+@pytest.mark.parametrize("name", ["vit-mini", "cvt-mini", "t2t-vit-mini"])
+def test_linear_layers_start_as_wide_as_the_configuration_says(name):
+    for spread in (0.02, 0.1):
+        found = registry.create(name, initializer_range=spread)
+        widest = max((m.weight for m in found.modules() if isinstance(m, nn.Linear)), key=torch.numel)
+        # PyTorch cuts the normal at two units of length, which changes nothing at such spreads.
+        assert widest.std().item() == pytest.approx(spread, rel=0.05)
