@@ -7,6 +7,7 @@ width, G key-value heads, D head width.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import cast
 
 import torch
@@ -65,6 +66,16 @@ class CachedDecoder:
         for index, layer in enumerate(self.model.layers):
             hidden = self._layer(cast(LlamaDecoderLayer, layer), index, hidden, (cos, sin), (start, end), mask, causal)
         return _norm(self.model.norm, hidden)
+
+    def again(self, rows: list[int], embeds: Tensor, positions: Tensor) -> Tensor:
+        """Read something else at the last L positions of some rows [K, L, d]; see `run`."""
+        part, end = copy(self), self.length
+        part.keep(rows)
+        part.length = start = end - embeds.shape[1]
+        hidden = part.run(embeds, positions)
+        self.keys[:, rows, :, start:end] = part.keys[:, :, :, start:end]
+        self.values[:, rows, :, start:end] = part.values[:, :, :, start:end]
+        return hidden
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these."""

@@ -1,7 +1,9 @@
 """Free-running generation of words and pictures in one sequence (VL-GPT, inference).
 
 When [IMG] is said, or stands at the end of a prompt, the regression head takes over for exactly N steps, each
-predicted embedding being the next input; then [/IMG] is appended and the language head goes on.
+predicted embedding being the next input; then [/IMG] is appended and the language head goes on. A model that was
+trained on hidden pictures (`visual_input_dropout`) reads its mask in place of each embedding, and the picture once it
+is whole.
 Legend: B rows, L positions of the longest prompt, N embeddings a picture, d width, K rows that speak, V
 words.
 """
@@ -151,8 +153,18 @@ class _Loop:
             if 2 * len(alive) <= len(rows):  # copying the cache pays once half of it is for nothing
                 decoder.keep(alive)
                 rows, inputs, places = [rows[i] for i in alive], inputs[alive], places[alive]
-            hidden = decoder.run(inputs[:, None], places)[:, 0]
+            hidden = self._read(decoder, rows, inputs, places)
             places = places + 1
+
+    def _read(self, decoder: CachedDecoder, rows: list[_Row], inputs: Tensor, places: Tensor) -> Tensor:
+        """Last hidden states [B, d] after each row's next input [B, d] at its place [B, 1]."""
+        hidden = decoder.run(inputs[:, None], places)[:, 0]
+        whole = [i for i, row in enumerate(rows) if row.state == "closing"]
+        if whole and self.model.visual_mask is not None:  # masks stand where the picture is to be read
+            pictures = torch.stack([picture for i in whole if isinstance(picture := rows[i].pieces[-1], Tensor)])
+            before = torch.arange(1 - pictures.shape[1], 1, device=places.device)
+            hidden[whole] = decoder.again(whole, pictures, places[whole] + before)[:, -1]
+        return hidden
 
     def _next_inputs(self, rows: list[_Row], hidden: Tensor) -> Tensor:
         """Last hidden states [B, d] -> what each row reads next [B, d]; rows that are done read zeros."""
@@ -160,9 +172,12 @@ class _Loop:
         drawing = [i for i, row in enumerate(rows) if row.state == "drawing"]
         speaking = [i for i, row in enumerate(rows) if row.state in ("speaking", "closing")]
         if drawing:
-            inputs[drawing] = self.model.regression_head(hidden[drawing])
-            for i in drawing:
-                self._draw(rows[i], inputs[i])
+            predicted = self.model.regression_head(hidden[drawing])
+            inputs[drawing] = predicted
+            for i, embedding in zip(drawing, predicted, strict=True):
+                self._draw(rows[i], embedding)
+                if rows[i].embeds and self.model.visual_mask is not None:
+                    inputs[i] = self.model.visual_mask.weight[len(rows[i].embeds) - 1]
         if speaking:
             words = self._words([rows[i] for i in speaking], hidden[speaking])
             inputs[speaking] = self.model.embed_tokens(words)

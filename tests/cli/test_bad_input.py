@@ -198,7 +198,10 @@ def test_weights_that_are_none_are_named_and_nothing_is_unpickled(
         (put(CONFIG, b"{}"), ["the weights in", "do not fit its config.json"]),  # the published size, by default
         (fields(CONFIG, draw_steps="many"), ["config.json", "'draw_steps' expected int, got str (value: 'many')"]),
         (fields(CONFIG, draw_steps=0), ["config.json: draw_steps is 0; it is at least 1"]),
-        (fields(CONFIG, standardise="chanel"), ["'standardise' expected one of ('none', 'global', 'channel')"]),
+        (
+            fields(CONFIG, standardise="chanel"),
+            ["'standardise' expected one of ('none', 'global', 'channel', 'conditions')"],
+        ),
         (fields(CONFIG, tokenizer_config__heads="two"), ["'heads' expected int, got str"]),
         (fields(CONFIG, tokenizer_config__heads=5), ["a width of 24 does not divide into 5 heads"]),
         (fields(CONFIG, text_config__hidden_size="big"), ["'hidden_size' expected int, got str"]),

@@ -27,6 +27,8 @@ from tests.models.vlgpt_tiny import (
     words,
 )
 
+HIDING = {"visual_input_dropout": 0.5}  # masks stand for what is being drawn
+
 
 def model_of(seed=0, **fields):
     """A random model whose embeddings are large enough for words to differ in what follows."""
@@ -63,12 +65,14 @@ def plain(model, prompt, max_new_tokens, max_images=1):
     drawing = ids[-1] == START
     while left:
         if drawing:
-            picture = []
-            for _ in range(N):
+            picture, before = [], fresh
+            for i in range(N):
                 hidden = run(model, ids, fresh)
                 picture.append(model.regression_head(hidden[-1]))
-                ids, fresh = [*ids, SLOT], torch.cat([fresh, picture[-1][None]])
+                read = picture[-1] if model.visual_mask is None else model.visual_mask.weight[i].detach()
+                ids, fresh = [*ids, SLOT], torch.cat([fresh, read[None]])
             pieces.append(torch.stack(picture))
+            fresh = torch.cat([before, pieces[-1]])
             ids, drawing, images = [*ids, STOP], False, images - 1
         scores = model.logits(run(model, ids, fresh)[-1]).clone()
         scores[[SLOT, STOP, *([] if images > 0 else [START])]] = -torch.inf
@@ -132,15 +136,17 @@ def test_the_cache_gives_the_same_states_in_any_chunks_and_with_shared_heads(chu
         decoder.run(x[:, :1], places[:, :1])
 
 
+@pytest.mark.parametrize("fields", [{}, HIDING])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_with_the_cache_greedy_replies_equal_those_without(seed):
-    model = model_of(seed)
+def test_with_the_cache_greedy_replies_equal_those_without(seed, fields):
+    model = model_of(seed, **fields)
     for prompt in prompts(model):
         assert_same(pieces_of(generate(model, [prompt], max_new_tokens=6)[0]), plain(model, prompt, 6))
 
 
-def test_pictures_that_the_model_begins_itself_equal_those_without_the_cache():
-    model = liking(model_of(), START)
+@pytest.mark.parametrize("fields", [{}, HIDING])
+def test_pictures_that_the_model_begins_itself_equal_those_without_the_cache(fields):
+    model = liking(model_of(**fields), START)
     for prompt in prompts(model)[:3]:
         reply = generate(model, [prompt], max_new_tokens=4, max_images=2)[0]
         assert len(reply.pictures) >= 1
@@ -149,8 +155,9 @@ def test_pictures_that_the_model_begins_itself_equal_those_without_the_cache():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("like", [None, START, END])
-def test_batch_of_eight_with_either_padding_replies_as_one_by_one(side, like):
-    model = model_of() if like is None else liking(model_of(), like, by=8.0)
+@pytest.mark.parametrize("fields", [{}, HIDING])
+def test_batch_of_eight_with_either_padding_replies_as_one_by_one(side, like, fields):
+    model = model_of(**fields) if like is None else liking(model_of(**fields), like, by=8.0)
     given = prompts(model)
     alone = [generate(model, [prompt], max_new_tokens=8)[0] for prompt in given]
     together = generate(model, given, max_new_tokens=8, padding_side=side)

@@ -184,18 +184,22 @@ def test_visual_rms_reports_the_scale_of_what_enters():
     assert model(**page(), image_embeds=embeds).visual_rms.item() == pytest.approx(embeds.square().mean().sqrt())
 
 
-@pytest.mark.parametrize("kind", ["global", "channel"])
+@pytest.mark.parametrize("kind", ["global", "channel", "conditions"])
 def test_standardisation_scales_what_enters_and_is_undone_before_the_detokenizer(kind):
-    plain, scaled = tiny_model(), tiny_model(standardise=kind)
+    same = tokenizer_config(image_condition_tokens=N)  # as many as embeddings
+    plain, scaled = tiny_model(tokenizer=same), tiny_model(tokenizer=same, standardise=kind)
     scaled.load_state_dict(plain.state_dict(), strict=False)
     raw = plain.encode_images(pixels(8))
     scaled.fit_standardisation(raw)
     embeds = scaled.encode_images(pixels(8))
-    assert embeds.square().mean().sqrt().item() == pytest.approx(1, rel=0.02)
+    spread = embeds - embeds.mean(0) if kind == "conditions" else embeds
+    assert spread.square().mean().sqrt().item() == pytest.approx(1, rel=0.02)
     for ours, theirs in zip(scaled.decode_images(embeds), plain.decode_images(raw), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match="standardise is 'none'"):
         plain.fit_standardisation(raw)
+    with pytest.raises(UserError, match="has 4 embeddings and 3 tokens of the painter"):
+        tiny_model(standardise="conditions").fit_standardisation(raw)
 
 
 def adapted(model):
@@ -237,9 +241,11 @@ def test_all_linear_inside_the_language_model_is_the_same_choice_of_layers():
     assert counts[0] == counts[1] > 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"standardise": "channel"}, {"image_token_rows": "shared"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"standardise": "channel"}, {"standardise": "conditions"}, {"image_token_rows": "shared"}]
+)
 def test_saved_weights_load_to_the_same_loss_still_frozen(tmp_path, fields):
-    model = tiny_model(**fields).eval()
+    model = tiny_model(tokenizer=tokenizer_config(image_condition_tokens=N), **fields).eval()
     if "standardise" in fields:
         model.fit_standardisation(model.encode_images(pixels(8)))
     model.save_pretrained(tmp_path)
@@ -327,3 +333,42 @@ def test_bad_batches_and_parts_that_do_not_fit_are_told_in_one_sentence():
         tiny_model(image_start_id=3, image_end_id=40)
     with pytest.raises(UserError, match="id 41 but the language model has 40 entries"):
         tiny_model(image_start_id=40, image_end_id=41, image_token_rows="shared")
+
+
+def test_hidden_pictures_are_the_learned_ones_that_end_their_sequence():
+    model = tiny_model(visual_input_dropout=1.0).train()
+    last = [BEGIN, *words(3), *PICTURE, END]
+    first = [BEGIN, *PICTURE, *words(3), END]
+    ids = torch.tensor([last + first])
+    visual = ids == model.config.image_placeholder_id
+    embeds = torch.ones(2, N, D)
+    seen = model._hide_some(ids, embeds, visual)
+    assert torch.equal(seen[0], model.visual_mask.weight) and torch.equal(seen[1], embeds[1])
+    only_read = visual.clone()
+    only_read[:, : len(last)] = False
+    assert torch.equal(model._hide_some(ids, embeds, only_read), embeds)
+    assert torch.equal(model.eval()._hide_some(ids, embeds, visual), embeds)
+    assert torch.equal(tiny_model().train()._hide_some(ids, embeds, visual), embeds)
+
+
+def test_of_a_hidden_picture_the_target_stays():
+    model = tiny_model(visual_input_dropout=1.0).train()
+    ids = torch.tensor([[BEGIN, *words(3), *PICTURE, END]])
+    fields = {"labels": torch.full_like(ids, -100), "visual_target": ids == model.config.image_placeholder_id}
+    shown = model.encode_images(pixels(1))
+    hidden = model(ids, image_embeds=shown, **fields)
+    masked = model.embed(ids, model.visual_mask.weight[None])
+    read = model.eval().language_model.model(inputs_embeds=masked).last_hidden_state
+    start = ids[0].tolist().index(START)
+    expected = (model.regression_head(read[0, start : start + N]) - shown[0]).square().mean()
+    torch.testing.assert_close(hidden.visual_loss, expected)
+
+
+def test_what_stands_for_hidden_pictures_starts_as_their_mean():
+    model = tiny_model(visual_input_dropout=0.5, standardise="channel")
+    raw = model.image_tokenizer.encode(model.image_tokenizer.patch_features(pixels(8)))
+    model.fit_standardisation(raw)
+    model.start_mask(raw)
+    torch.testing.assert_close(model.visual_mask.weight, model.encode_images(pixels(8)).mean(0))
+    with pytest.raises(UserError, match="visual_input_dropout is 0"):
+        tiny_model().start_mask(raw)

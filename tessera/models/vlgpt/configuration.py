@@ -99,9 +99,13 @@ class VLGPTConfig(PreTrainedConfig):
             be the next two after the vocabulary. "shared" takes them from the language model's own matrices
             (open).
         visual_loss_weight: weight of the mean squared error against the cross-entropy (open).
-        standardise: "none", "global" (one number for all channels) or "channel": a fixed scaling of the
-            embeddings between tokenizer and language model, set by `fit_standardisation`, undone before the
-            detokenizer (open).
+        standardise: "none", "global" (one number for all channels), "channel", or "conditions" (directions by what
+            the detokenizer reads from them for the image condition): a fixed scaling of the embeddings between
+            tokenizer and language model, set by `fit_standardisation`, undone before the detokenizer (open).
+        visual_input_dropout: share of the learned pictures at the end of their sequence whose embeddings training hides
+            from the language model behind learned ones, so that it predicts them from what was said and not from their
+            own beginning. Above 0, generation too reads a picture only when it is whole (not in the paper; 0 as
+            published).
         force_image_end: generation appends [/IMG] after the last embedding instead of asking the head (open).
         lora_rank, lora_alpha, lora_dropout: adapters of stages B and C (alpha and dropout open).
         draw_steps, draw_guidance: how the frozen diffusion model is sampled (open).
@@ -120,7 +124,8 @@ class VLGPTConfig(PreTrainedConfig):
     image_placeholder_id: int = 32002
     image_token_rows: Literal["separate", "shared"] = "separate"
     visual_loss_weight: float = 1.0
-    standardise: Literal["none", "global", "channel"] = "none"
+    standardise: Literal["none", "global", "channel", "conditions"] = "none"
+    visual_input_dropout: float = 0.0
     force_image_end: bool = True
     lora_rank: int = 32
     lora_alpha: int = 32

@@ -16,7 +16,7 @@ from transformers import initialization as init
 
 from tessera.errors import DataError, TrainingStopped, UserError
 from tessera.layers.masks import block_causal, positions_within
-from tessera.layers.standardise import Standardise
+from tessera.layers.standardise import Reweigh, Standardise
 from tessera.models.vlgpt.adapters import has_adapters
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
@@ -70,7 +70,10 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         ids = (config.image_start_id, config.image_end_id)
         separate = config.image_token_rows == "separate"
         self.image_token_rows = ImageTokenRows(width, text.vocab_size, ids) if separate else None
-        self.standardise = None if config.standardise == "none" else Standardise(width)
+        self.standardise: Standardise | Reweigh | None = None
+        if config.standardise != "none":
+            self.standardise = (Reweigh if config.standardise == "conditions" else Standardise)(width)
+        self.visual_mask = nn.Embedding(config.num_image_positions, width) if config.visual_input_dropout else None
         self.image_tokenizer.requires_grad_(False)
         self.post_init()
         if self.image_token_rows is not None and language_model is not None:
@@ -95,6 +98,10 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         elif isinstance(module, Standardise):
             init.zeros_(module.mean)
             init.ones_(module.std)
+        elif isinstance(module, Reweigh):
+            init.zeros_(module.mean)
+            for matrix in (module.matrix, module.undone):
+                init.copy_(matrix, torch.eye(len(matrix)))
         else:
             super()._init_weights(module)
 
@@ -140,15 +147,37 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         return raw if self.standardise is None else self.standardise(raw)
 
     def fit_standardisation(self, raw: Tensor) -> None:
-        """Measure the fixed scaling on x_v [..., d] of training pictures, once, after stage A.
+        """Measure the fixed scaling on x_v [M, N, d] of training pictures, once, after stage A.
 
         Raises:
-            UserError: the configuration asks for none.
+            UserError: the configuration asks for none; "conditions", and the painter reads another number of picture
+                tokens than N.
         """
         kind = self.config.standardise
         if self.standardise is None or kind == "none":
-            raise UserError("standardise is 'none'; set it to 'global' or 'channel' before fitting it")
-        self.standardise.fit(raw, kind)
+            raise UserError("standardise is 'none'; set it to 'global', 'channel' or 'conditions' before fitting it")
+        if isinstance(self.standardise, Standardise):
+            self.standardise.fit(raw, kind)  # type: ignore[arg-type]
+            return
+        read = [self.image_tokenizer.decode(part)[0] for part in raw.split(64)]
+        tokens = 0 if read[0] is None else read[0].shape[1]
+        if tokens != raw.shape[1]:
+            raise UserError(
+                f"standardise is 'conditions', but a picture has {raw.shape[1]} embeddings and {tokens} tokens of the"
+                " painter are estimated from them; give it as many, or take 'global'"
+            )
+        self.standardise.fit(raw.float(), torch.cat(read).float())
+
+    @torch.no_grad()
+    def start_mask(self, raw: Tensor) -> None:
+        """Let what stands for hidden embeddings begin as the mean of x_v [M, N, d] of training pictures.
+
+        Raises:
+            UserError: the configuration hides none.
+        """
+        if self.visual_mask is None:
+            raise UserError("visual_input_dropout is 0, so that no embedding is ever hidden; set it above 0 first")
+        self.visual_mask.weight.copy_(self.scale_embeds(raw).mean(0))
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Words [...] -> [..., d]. Placeholders get a row that is to be replaced."""
@@ -214,8 +243,11 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
             image_embeds = self.encode_images(pixel_values)
         if segment_ids is not None and position_ids is None:
             position_ids = positions_within(segment_ids)
+        inputs = self.embed(input_ids, self._hide_some(input_ids, image_embeds, visual_target))
+        if self.training and self.visual_mask is not None and image_embeds is None:
+            inputs = inputs + 0 * self.visual_mask.weight.sum()  # so that every process touches every trained module
         hidden = self.language_model.model(
-            inputs_embeds=self.embed(input_ids, image_embeds),
+            inputs_embeds=inputs,
             attention_mask=None if segment_ids is None else block_causal(segment_ids),
             position_ids=position_ids,
             use_cache=False,
@@ -237,6 +269,17 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         output.text_loss, output.visual_loss = output.text.mean(num_text), output.visual.mean(num_visual)
         output.loss = output.text_loss + self.config.visual_loss_weight * output.visual_loss
         return output
+
+    def _hide_some(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor | None:
+        """The embeddings [M, N, d] as training reads them: some learned pictures that nothing follows are hidden."""
+        if self.visual_mask is None or image_embeds is None or visual_target is None or not self.training:
+            return image_embeds
+        slots = input_ids == self.config.image_placeholder_id
+        last = slots & ~nn.functional.pad(slots[:, 1:], (0, 1))
+        ends = nn.functional.pad(input_ids[:, 2:], (0, 2)) == self.config.text_config.eos_token_id  # after [/IMG]
+        drawn = torch.rand(len(image_embeds), device=input_ids.device) < self.config.visual_input_dropout
+        hidden = (visual_target & ends)[last] & drawn
+        return torch.where(hidden[:, None, None], self.visual_mask.weight.to(image_embeds.dtype), image_embeds)
 
     def _visual_targets(
         self, input_ids: Tensor, image_embeds: Tensor | None, steps: Tensor, predicted: Tensor
