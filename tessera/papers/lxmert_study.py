@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tessera.data.answers import AnswerTable
+from tessera.data.few import First
 from tessera.data.readers.nlvr import Statements
 from tessera.data.sample import Sample
 from tessera.data.source import Source, Split
@@ -89,24 +90,6 @@ class Budget:
 
 DRAWN = Budget()
 NLVR = Budget(heldout=None)
-
-
-class First:
-    """The first samples of a source."""
-
-    def __init__(self, source: Source, number: int) -> None:
-        self.source, self.number = source, min(number, len(source))
-        self.name = f"{source.name}, first {self.number}"
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __getitem__(self, index: int, /) -> Sample:
-        return self.source[index]
-
-    def fingerprint(self) -> str:
-        """That of the source, and the number."""
-        return f"{self.source.fingerprint()}-{self.number}"
 
 
 @dataclass
