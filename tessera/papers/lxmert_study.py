@@ -28,7 +28,7 @@ from tessera.errors import UserError
 from tessera.files import sha256, short_hash
 from tessera.models.fusion import FusionForPreTraining, FusionForQuestionAnswering
 from tessera.models.fusion.pretraining import REGION_TASKS
-from tessera.papers.lxmert_data import Streams, scored
+from tessera.papers.lxmert_data import Streams, answer_scores
 from tessera.papers.lxmert_material import Material, of_pictures, with_mask
 from tessera.papers.registry import say
 from tessera.study.design import Arm, Claim, Outcome, Study
@@ -182,7 +182,7 @@ class Bench:
             yield after.finetuning(made[0])
 
         trainer.run(stages(), total)
-        scores = scored(made[0], after.streams, self.judged, after.material.encoder)
+        scores = answer_scores(made[0], after.streams, self.judged, after.material.encoder)
         lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
         shutil.rmtree(folder)
         return Outcome(items={METRIC: scores}, steps=len(lines), samples=sum(line["samples"] for line in lines))
