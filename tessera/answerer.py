@@ -24,7 +24,7 @@ from tessera.data.sample import Image, Still
 from tessera.data.sentences import Sentences
 from tessera.errors import UserError
 from tessera.files import atomic_folder
-from tessera.models.folder import check_folder
+from tessera.models.folder import read_folder
 from tessera.models.fusion import FusionForQuestionAnswering
 from tessera.models.fusion.outputs import FusionOutput
 from tessera.weights import read_model
@@ -166,13 +166,11 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     """
     folder = Path(folder)
     read_card(folder, KIND)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with quiet():
-        config = check_folder(folder, FusionForQuestionAnswering)
-        model = read_model(FusionForQuestionAnswering, folder, dtype, config=config)
-        sentences = Sentences(read_tokenizer(folder), config.max_words)
-        eyes = read_model(CLIPVisionModel, folder / EYES, dtype) if (folder / EYES).is_dir() else None
-    for module in (model, eyes):
-        if module is not None:
-            torch.nn.Module.to(module, place)  # as model.to, whose own types a checker cannot follow
-    return Answerer(model.eval(), sentences, None if eyes is None else RegionEncoder(eyes))
+        model = read_folder(folder, FusionForQuestionAnswering, dtype, device)
+        sentences = Sentences(read_tokenizer(folder), model.config.max_words)
+        if not (folder / EYES).is_dir():
+            return Answerer(model, sentences, None)
+        eyes = read_model(CLIPVisionModel, folder / EYES, dtype)
+    torch.nn.Module.to(eyes, model.device)
+    return Answerer(model, sentences, RegionEncoder(eyes))

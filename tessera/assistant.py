@@ -29,10 +29,10 @@ from tessera.files import atomic_folder
 from tessera.generate.interleaved import Images, generate
 from tessera.generate.reply import Prompt, Reply, Words
 from tessera.models.diffusion.painter import Painter
-from tessera.models.folder import check_folder
+from tessera.models.folder import read_folder
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.zoo.foundation import read_part, read_tokenizer
+from tessera.zoo.foundation import read_tokenizer
 from tessera.zoo.parts import quiet
 
 KIND = "vl-gpt"
@@ -203,14 +203,11 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     folder = Path(folder)
     read_card(folder, KIND)
     with quiet():
-        config = check_folder(folder, VLGPTForConditionalGeneration)
-        model = read_part(VLGPTForConditionalGeneration, folder, dtype, config=config)
+        model = read_folder(folder, VLGPTForConditionalGeneration, dtype, device)
         tokenizer = read_tokenizer(folder)
-        _check_tokenizer(tokenizer, config, folder)
+        _check_tokenizer(tokenizer, model.config, folder)
         painter = Painter.from_pretrained(folder / "painter", dtype)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.nn.Module.to(model, place)  # as model.to, whose own types a checker cannot follow
-    return Assistant(model.eval(), tokenizer, Pixels(config.vision_config.image_size), painter.to(place))
+    return Assistant(model, tokenizer, Pixels(model.config.vision_config.image_size), painter.to(model.device))
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: VLGPTConfig, folder: Path) -> None:

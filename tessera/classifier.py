@@ -22,8 +22,7 @@ from tessera.errors import UserError
 from tessera.evaluate.classification import look, probabilities
 from tessera.files import atomic_folder
 from tessera.models.classifier import ImageClassifier
-from tessera.models.folder import check_folder
-from tessera.weights import read_model
+from tessera.models.folder import read_folder
 from tessera.zoo.parts import quiet
 
 KIND = "image-classifier"
@@ -100,11 +99,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     folder = Path(folder)
     read_card(folder, KIND)
     with quiet():
-        config = check_folder(folder, ImageClassifier)
-        model = read_model(ImageClassifier, folder, dtype, config=config)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.nn.Module.to(model, place)  # as model.to, whose own types a checker cannot follow
-    return Classifier(model.eval())
+        return Classifier(read_folder(folder, ImageClassifier, dtype, device))
 
 
 def _opened(pictures: Sequence[Still]) -> list[PIL.Image]:

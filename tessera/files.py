@@ -117,3 +117,16 @@ def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_hash(value: Any) -> str:
+    """Twelve hexadecimal digits of a JSON value's SHA-256.
+
+    Raises:
+        UserError: the value is not JSON.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a configuration must be plain JSON values to have a hash: {error}") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

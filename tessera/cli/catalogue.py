@@ -65,14 +65,14 @@ class Show:
         found = [lights.result(name, self.results, lights.shipped()) for name in names]
         measured = [one for one in found if one]
         lit = one.lit(self.results)
+        said = paper.sentence if paper else f"{one.summary[0].upper()}{one.summary[1:]}."
         if self.json:
             main = found[0][1] if found and found[0] else None
             further = {file.stem: result for file, result in measured if file.stem != self.slug}
             figures = [row.as_json() for row in counted]
-            about = {**one.as_json(), "lights": lit, "sections": sections, "figures": figures}
+            about = {**one.as_json(), "description": said, "lights": lit, "sections": sections, "figures": figures}
             print_json({**about, "result": main, "further": further})
             return
-        said = paper.sentence if paper else f"{one.summary[0].upper()}{one.summary[1:]}."
         print(f"{one.title}\n{one.slug} · {one.year} · arXiv {one.arxiv}\n\n{said}\n")
         print("families: " + ", ".join(FAMILIES[letter] for letter in one.families))
         print("can do:   " + ", ".join(one.capabilities))

@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.configuration_utils import SubConfigSpec
 
 from tessera.errors import CheckpointError, nearest, reason
-from tessera.weights import check_weights
+from tessera.weights import Model, check_weights, read_model
 
 _WRITTEN = {"transformers_version", "torch_dtype"}  # beside the fields, transformers writes these
 
@@ -61,6 +61,21 @@ def check_folder(folder: Path, kind: type[PreTrainedModel]) -> Any:
         raise CheckpointError(f"{folder / 'config.json'} describes no model: {reason(error)}") from error
     check_weights(model, folder)
     return config
+
+
+def read_folder(folder: Path, kind: type[Model], dtype: torch.dtype, device: str | None = None) -> Model:
+    """The model in `folder` with its weights, in evaluation mode, once `check_folder` has passed it.
+
+    Args:
+        device: by default "cuda" where PyTorch has it, else "cpu".
+
+    Raises:
+        CheckpointError: as `check_folder` and `read_model`.
+    """
+    model = read_model(kind, folder, dtype, config=check_folder(folder, kind))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.nn.Module.to(model, place)  # as model.to, whose own types a checker cannot follow
+    return model
 
 
 def _check_keys(values: Any, kind: type[PreTrainedConfig], place: str) -> None:

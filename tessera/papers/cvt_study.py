@@ -26,11 +26,12 @@ from tessera.data.images import Pixels
 from tessera.data.labelled import ClassesWorld
 from tessera.data.readers.classes import TASK
 from tessera.evaluate.classification import hits
+from tessera.files import short_hash
 from tessera.models.classifier import ImageClassifier
 from tessera.papers.pictures import CloseUps, further
 from tessera.study.classifying import METRIC, Budget, Lesson, PictureBench, Remembered, learn
 from tessera.study.counting import count
-from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
 from tessera.vision.registry import create
 

@@ -28,13 +28,14 @@ from tessera.data.labelled import ClassesWorld
 from tessera.errors import UserError
 from tessera.evaluate.classification import hits
 from tessera.evaluate.restoration import restoration_errors
+from tessera.files import short_hash
 from tessera.models.classifier import IMAGENET, ImageClassifier
 from tessera.models.masked_image import MaskedImageModel
 from tessera.objectives.group_masking import GroupMasking
 from tessera.papers.pictures import CloseUps, further
 from tessera.papers.registry import say
 from tessera.study.classifying import METRIC, Lesson, PictureBench, learn
-from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
 from tessera.train.engine import Stage, Trainer
 from tessera.train.masked_images import masked_loader, restoring_stage

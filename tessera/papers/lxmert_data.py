@@ -6,7 +6,6 @@ answers.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -27,13 +26,13 @@ from tessera.data.source import Source
 from tessera.data.worlds.scenes.graph import Scene
 from tessera.data.worlds.scenes.regions import scene_regions
 from tessera.errors import BadSample
+from tessera.evaluate.vqa import likeliest, scored
 from tessera.models.fusion import FusionForPairs
 from tessera.objectives.answers import draw_answer
 from tessera.objectives.masking import NOT_CHOSEN, hide_regions, mask_regions, mask_words
 
 Detector = Callable[[Sample, Image], Regions]
 Encoder = Callable[[Sequence[Image], Sequence[Regions]], list[Tensor]]
-TOGETHER = 64  # samples that are judged at once
 _TRIES = 20  # sentences that are drawn until one is of another picture
 
 
@@ -283,21 +282,15 @@ def predict(model: Any, batch: Batch, features: Tensor) -> Tensor:
     ).logits
 
 
-@torch.no_grad()
-def scored(model: Any, streams: Streams, samples: Sequence[Sample], encoder: Encoder | None) -> list[float]:
+def answer_scores(model: Any, streams: Streams, samples: Sequence[Sample], encoder: Encoder | None) -> list[float]:
     """The score of the likeliest answer to each sample, in [0, 1]: of a question's answers, or whether a statement was
     judged rightly. An answer that the table does not have can never be given: 0."""
-    read = streams.stated if isinstance(model, FusionForPairs) else streams.asked
-    scores, items = [0.0] * len(samples), []
-    for place, sample in enumerate(samples):
-        with contextlib.suppress(BadSample):
-            items.append((place, read(sample)))
+
+    def judge(items: list[_Item]) -> Tensor:
+        batch = streams.collate(items).to(model.device)
+        truths = batch.truths if batch.scores is None else batch.scores
+        assert truths is not None
+        return likeliest(predict(model, batch, batch.features(encoder)), truths)
+
     model.eval()
-    for start in range(0, len(items), TOGETHER):
-        part = items[start : start + TOGETHER]
-        batch = streams.collate([item for _, item in part]).to(model.device)
-        said = predict(model, batch, batch.features(encoder)).argmax(dim=1)
-        right = said == batch.truths if batch.scores is None else batch.scores.gather(1, said[:, None])[:, 0]
-        for (place, _), score in zip(part, torch.as_tensor(right).tolist(), strict=True):
-            scores[place] = float(score)
-    return scores
+    return scored(samples, streams.stated if isinstance(model, FusionForPairs) else streams.asked, judge)

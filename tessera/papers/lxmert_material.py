@@ -26,7 +26,7 @@ from tessera.errors import BadSample, DataError, UserError, nearest
 from tessera.evaluate.intervals import t_interval
 from tessera.models.fusion import FusionConfig, FusionForQuestionAnswering
 from tessera.models.fusion.configuration import REGIONS
-from tessera.papers.lxmert_data import Detector, Found, Streams, grounded, scored
+from tessera.papers.lxmert_data import Detector, Found, Streams, answer_scores, grounded
 from tessera.papers.registry import TrainOptions
 from tessera.weights import read_model
 from tessera.zoo.foundation import read_tokenizer
@@ -133,7 +133,7 @@ class Material:
                     samples.append(source[index])
         if len(samples) < 2:
             return "held out: too few samples to judge by"
-        found = t_interval(scored(model, streams, samples, self.encoder))
+        found = t_interval(answer_scores(model, streams, samples, self.encoder))
         what = "questions answered" if task == "questions" else "statements judged"
         return (
             f"held out: {found.value:.1%} of {found.n} {what} right (95 % interval {found.low:.1%} to {found.high:.1%})"

@@ -19,17 +19,19 @@ from typing import Any
 import torch
 
 from tessera.data.answers import AnswerTable
-from tessera.data.sample import Sample, pair
+from tessera.data.few import First
+from tessera.data.readers.nlvr import Statements
+from tessera.data.sample import Sample
 from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError
-from tessera.files import sha256
+from tessera.files import sha256, short_hash
 from tessera.models.fusion import FusionForPreTraining, FusionForQuestionAnswering
 from tessera.models.fusion.pretraining import REGION_TASKS
-from tessera.papers.lxmert_data import Streams, scored
+from tessera.papers.lxmert_data import Streams, answer_scores
 from tessera.papers.lxmert_material import Material, of_pictures, with_mask
 from tessera.papers.registry import say
-from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
 from tessera.train.engine import Stage, Trainer
 from tessera.train.select import choose_precision
@@ -88,57 +90,6 @@ class Budget:
 
 DRAWN = Budget()
 NLVR = Budget(heldout=None)
-
-
-class First:
-    """The first samples of a source."""
-
-    def __init__(self, source: Source, number: int) -> None:
-        self.source, self.number = source, min(number, len(source))
-        self.name = f"{source.name}, first {self.number}"
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __getitem__(self, index: int, /) -> Sample:
-        return self.source[index]
-
-    def fingerprint(self) -> str:
-        """That of the source, and the number."""
-        return f"{self.source.fingerprint()}-{self.number}"
-
-
-class Statements:
-    """The statements of one part of NLVR, each about its whole picture.
-
-    Args:
-        file: nlvr-dev.tar or nlvr-test.tar.
-        once: only the first of an example's arrangements.
-        examples: only so many examples; None for all.
-        captions: only the true ones, as pairs of a picture and a sentence.
-    """
-
-    def __init__(self, file: Path, *, once: bool, examples: int | None, captions: bool = False) -> None:
-        from tessera.papers.vl_gpt_nlvr import Statements as Boxed  # VL-GPT, which nothing else here needs
-
-        boxed = Boxed(file, once=once, examples=examples)
-        self.items, self.captions = boxed.items, captions
-        if captions:
-            self.items = [(source, place) for source, place in self.items if source[place].meta["label"]]
-        self.name = f"{file.name}{' captions' if captions else ''}"
-        self._fingerprint = f"{boxed.fingerprint()}-{len(self.items)}"
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        source, place = self.items[index]
-        sample = source[place]
-        return pair(sample.images[0], str(sample.meta["sentence"]), id=sample.id) if self.captions else sample
-
-    def fingerprint(self) -> str:
-        """That of the file, and what is taken of it."""
-        return self._fingerprint
 
 
 @dataclass
@@ -231,7 +182,7 @@ class Bench:
             yield after.finetuning(made[0])
 
         trainer.run(stages(), total)
-        scores = scored(made[0], after.streams, self.judged, after.material.encoder)
+        scores = answer_scores(made[0], after.streams, self.judged, after.material.encoder)
         lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
         shutil.rmtree(folder)
         return Outcome(items={METRIC: scores}, steps=len(lines), samples=sum(line["samples"] for line in lines))
@@ -308,8 +259,8 @@ def nlvr(
     dev, test = data / "nlvr-dev.tar", data / "nlvr-test.tar"
     heldout = Statements(test, once=True, examples=budget.heldout)
     written = {
-        "pairs": Statements(dev, once=False, examples=budget.examples, captions=True),
-        "questions": Statements(dev, once=False, examples=budget.examples),
+        "pairs": Statements(dev, form="caption", examples=budget.examples),
+        "questions": Statements(dev, examples=budget.examples),
     }
     scenes = ScenesWorld(train_pictures=budget.pictures, captions_each=budget.captions_each, questions_each=8)
     first = of_pictures(

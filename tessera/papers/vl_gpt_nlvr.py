@@ -12,29 +12,27 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from itertools import groupby
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image as PIL
 
 from tessera.assistant import Assistant, load
 from tessera.data.loader import Loader
 from tessera.data.packing import Batch, Packer, collate_rows
-from tessera.data.readers.shards import STATEMENTS, open_shards
-from tessera.data.sample import Image, Sample, Text
+from tessera.data.readers.nlvr import Form, Statements
+from tessera.data.sample import Sample, Text
 from tessera.data.sequence import IGNORED
-from tessera.errors import DataError, UserError
+from tessera.errors import UserError
 from tessera.evaluate.intervals import exact_binomial
-from tessera.files import sha256, write_json
+from tessera.files import sha256, short_hash, write_json
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.papers.vl_gpt_study import say
-from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
@@ -44,8 +42,6 @@ from tessera.train.select import choose_precision
 SLUG = "vl-gpt-nlvr"
 MODEL = Path("runs") / "demo" / "model"
 ARMS = {"pictures": True, "blank pictures": False}  # whether the model is shown them
-BOXES = ((0.0, 0.25), (0.375, 0.625), (0.75, 1.0))  # of a picture's width; grey bars stand between
-GREY = 211  # of an empty box
 TOGETHER = 64  # statements that are judged at once
 NOTES = (
     "NLVR's dev set is training data here and its test set is held out; the published protocol trains on other"
@@ -73,65 +69,6 @@ class Budget:
 
 
 BUDGET = Budget()
-
-
-def box(picture: Image, number: int) -> PIL.Image:
-    """One of the three boxes of a picture."""
-    whole = picture.pil()
-    left, right = (round(edge * whole.width) for edge in BOXES[number])
-    return whole.crop((left, 0, right, whole.height))
-
-
-def blank() -> PIL.Image:
-    """An empty box."""
-    return PIL.new("RGB", (100, 100), (GREY, GREY, GREY))
-
-
-class Statements:
-    """The statements of one tar file of NLVR as a Source: three pictures, the question, its answer.
-
-    Args:
-        path: tar shard with KEY.png and KEY.json (sentence, label).
-        seen: show the pictures; else blank ones, which leaves everything else as it is.
-        once: only the first of an example's arrangements.
-        examples: only so many examples; None for all.
-
-    Raises:
-        DataError: the file is not there, or holds no statements.
-    """
-
-    def __init__(self, path: Path, *, seen: bool = True, once: bool = False, examples: int | None = None) -> None:
-        if not path.is_file():
-            raise DataError(f"{path} is not there; --data takes the folder that holds nlvr-dev.tar and nlvr-test.tar")
-        world = open_shards(path, layout=STATEMENTS)
-        sources = [world.source("questions", split) for split in ("train", "heldout")]
-        records = sorted(
-            ((one, place) for one in sources for place in range(len(one))),
-            key=lambda found: found[0].records[found[1]].id,
-        )
-        groups = [list(run) for _, run in groupby(records, key=lambda found: found[0].records[found[1]].group)]
-        self.items = [item for group in groups[:examples] for item in group[: 1 if once else None]]
-        self.name, self.seen = f"{path.name} {'seen' if seen else 'blank'}", seen
-        self._fingerprint = short_hash([world.fingerprint(), seen, once, len(self.items)])
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        source, place = self.items[index]
-        sample = source[place]
-        picture = sample.images[0]
-        shown: list[tuple[Callable[[], PIL.Image], str]]
-        if self.seen:
-            shown = [(partial(box, picture, number), f"{picture.key} box {number}") for number in range(len(BOXES))]
-        else:
-            shown = [(blank, "nlvr blank")] * len(BOXES)
-        images = tuple(Image(make, learned=False, key=key, role="user") for make, key in shown)
-        return replace(sample, segments=(*images, *sample.segments[1:]))
-
-    def fingerprint(self) -> str:
-        """That of the file, and what is taken of it."""
-        return self._fingerprint
 
 
 @dataclass
@@ -162,7 +99,8 @@ class Bench:
     def statements(self, part: str, arm: str) -> Statements:
         """Part "dev" or "test" as an arm meets it."""
         path = self.data / f"nlvr-{part}.tar"
-        return Statements(path, seen=ARMS[arm], once=part == "test", examples=self.budget.examples)
+        form: Form = "boxes" if ARMS[arm] else "blank"
+        return Statements(path, form=form, once=part == "test", examples=self.budget.examples)
 
     @cached_property
     def labels(self) -> list[bool]:

@@ -30,7 +30,7 @@ from tessera.data.sample import Image
 from tessera.data.source import World
 from tessera.data.tasks import Mapped
 from tessera.data.worlds.scenes.world import ScenesWorld
-from tessera.files import sha256
+from tessera.files import sha256, short_hash
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_measures import (
@@ -45,7 +45,7 @@ from tessera.papers.vl_gpt_measures import (
     fit_regression_head,
     picture_first,
 )
-from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore

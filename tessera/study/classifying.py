@@ -21,8 +21,9 @@ from tessera.data.readers.classes import TASK
 from tessera.data.sample import Image, Sample
 from tessera.data.source import Source
 from tessera.evaluate.classification import hits
+from tessera.files import short_hash
 from tessera.models.classifier import ImageClassifier
-from tessera.study.design import Outcome, short_hash
+from tessera.study.design import Outcome
 from tessera.train.classification import SMOOTHING, classification_stage, picture_loader
 from tessera.train.engine import Stage, Trainer
 from tessera.train.optim import Optimiser

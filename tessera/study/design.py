@@ -5,14 +5,13 @@ A paper writes one `Study`; `tessera.study.engine.run` runs it and writes its re
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tessera.errors import UserError, nearest
+from tessera.files import short_hash
 
 Expect = Literal["higher", "lower", "not higher", "within"]
 
@@ -133,16 +132,3 @@ class Study:
         arms = {arm.name: arm.config for arm in self.arms}
         claims = [asdict(claim) for claim in self.claims]
         return short_hash({"arms": arms, "claims": claims, "shared": self.config, "seeds": list(seeds)})
-
-
-def short_hash(value: Any) -> str:
-    """Twelve hexadecimal digits of a JSON value's SHA-256.
-
-    Raises:
-        UserError: the value is not JSON.
-    """
-    try:
-        text = json.dumps(value, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the configuration of a study must be plain JSON values: {error}") from error
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,10 +1,15 @@
-"""A tiny tokenizer and tiny sources for the data tests."""
+"""A tiny tokenizer, tiny sources and tiny files for the tests of what reads them."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
 
 import numpy as np
+from PIL import Image as PIL
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -54,3 +59,27 @@ class Numbered:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.count}".encode()).hexdigest()[:16]
+
+
+def _picture(colours: tuple[int, int, int]) -> bytes:
+    """Three boxes of one grey each, between bars."""
+    pixels = np.full((100, 400, 3), 128, np.uint8)
+    for start, colour in zip((0, 150, 300), colours, strict=True):
+        pixels[:, start : start + 100] = colour
+    held = io.BytesIO()
+    PIL.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()
+
+
+def write_nlvr(path: Path, examples: int) -> None:
+    """A tar file laid out as NLVR's, each example in two arrangements; each third is false."""
+    with tarfile.open(path, "w") as tar:
+        for number in range(examples):
+            label = "true" if number % 3 else "false"
+            text = {"sentence": f"There are {number} black blocks", "label": label, "identifier": str(number)}
+            for place in range(2):
+                members = {"png": _picture((10 + number, 20 + place, 30)), "json": json.dumps(text).encode()}
+                for kind, data in members.items():
+                    entry = tarfile.TarInfo(f"{number:02d}-0-{place}.{kind}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))

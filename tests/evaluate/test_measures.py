@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
-from tessera.errors import UserError
+from tessera.data.sample import Sample
+from tessera.errors import BadSample, UserError
 from tessera.evaluate.frechet import frechet_distance, frechet_score
 from tessera.evaluate.intervals import (
     Estimate,
@@ -16,7 +18,7 @@ from tessera.evaluate.intervals import (
 )
 from tessera.evaluate.probes import linear_probe
 from tessera.evaluate.retrieval import ranks, recall, recall_both_ways
-from tessera.evaluate.vqa import accuracy_by_type
+from tessera.evaluate.vqa import TOGETHER, accuracy_by_type, likeliest, scored
 
 
 def test_exact_binomial_intervals_agree_with_the_closed_form() -> None:
@@ -187,3 +189,29 @@ def test_accuracy_stands_beside_the_majority_answer_of_each_type() -> None:
     assert "majority answer '2' 75.0 %" in found["count"].text()
     with pytest.raises(UserError, match="do not belong together"):
         accuracy_by_type(["a"], [], ["b"])
+
+
+def test_an_answer_scores_what_its_question_gives_it_or_whether_it_is_the_right_one() -> None:
+    logits = torch.tensor([[0.1, 2.0, 0.3], [5.0, 1.0, 2.0], [0.0, 0.0, 1.0]])
+    scores = torch.tensor([[1.0, 0.25, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    assert likeliest(logits, scores).tolist() == [0.25, 0.0, 1.0]
+    assert likeliest(logits, torch.tensor([1, 2, 2])).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_every_sample_has_its_own_score_and_a_bad_one_none() -> None:
+    met: list[int] = []
+
+    def read(sample: Sample) -> int:
+        if sample.id == "3":
+            raise BadSample("spoilt")
+        return int(sample.id)
+
+    def judge(items: list[int]) -> torch.Tensor:
+        met.append(len(items))
+        assert not torch.is_grad_enabled()
+        return torch.tensor(items) / 100
+
+    found = scored([Sample((), id=str(number)) for number in range(TOGETHER + 3)], read, judge)
+    assert found == pytest.approx([0.0 if number == 3 else number / 100 for number in range(TOGETHER + 3)])
+    assert met == [TOGETHER, 2]
+    assert scored([], read, judge) == []

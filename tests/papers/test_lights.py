@@ -87,3 +87,16 @@ def test_show_names_the_figures_the_lights_and_what_does_not_apply(
     assert told["figures"][0]["follows"] is True
     assert main(["show", "medical-cases"]) == 0
     assert "weights does not apply: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("slug", ["gmml", "medical-cases"])  # one that is built, one that is not
+def test_show_describes_a_work_in_the_same_sentence_as_text_and_as_json(
+    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", slug]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["show", slug, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["description"] == lines[3] and lines[3].endswith(".")
+    assert told["description"] != told["summary"]

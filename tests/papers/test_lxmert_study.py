@@ -17,7 +17,6 @@ from tessera.papers.lxmert_study import (
     LEFT_OUT,
     NONE,
     Budget,
-    Statements,
     drawn,
     headline,
     nlvr,
@@ -25,7 +24,7 @@ from tessera.papers.lxmert_study import (
     tasks,
 )
 from tessera.study.engine import run
-from tests.papers.test_vl_gpt_nlvr import _write
+from tests.data.tiny import write_nlvr
 
 TINY = Budget(
     pictures=12, captions_each=2, answered=20, heldout=6, examples=4, pretrain=1, answering=1, finetune=2, batch=4
@@ -37,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as NLVR is, with ten examples in two arrangements each."""
     folder = tmp_path_factory.mktemp("nlvr")
     for part in ("dev", "test"):
-        _write(folder / f"nlvr-{part}.tar", 10)
+        write_nlvr(folder / f"nlvr-{part}.tar", 10)
     return folder
 
 
@@ -59,17 +58,6 @@ def test_nlvr_is_read_whole_and_judged_once_an_example(written: Path, tmp_path: 
     first, majority = result["claims"]
     assert first["against"] == NONE and majority["against"] == pytest.approx(4 / 6)
     assert result["budget"]["equal"] and list(result["arms"]) == [ALL, NONE]
-
-
-def test_statements_are_whole_pictures_and_only_true_ones_are_captions(written: Path) -> None:
-    file = written / "nlvr-dev.tar"
-    every, once = Statements(file, once=False, examples=None), Statements(file, once=True, examples=4)
-    captions = Statements(file, once=False, examples=None, captions=True)
-    assert (len(every), len(once)) == (20, 4)
-    assert every[0].images[0].pil().size == (400, 100) and len(every[0].images) == 1
-    true = [every[index] for index in range(20) if every[index].meta["label"]]
-    assert [captions[index].text for index in range(len(captions))] == [one.meta["sentence"] for one in true]
-    assert len({one.fingerprint() for one in (every, once, captions)}) == 3
 
 
 def test_all_arms_have_the_same_answers_and_the_arms_are_what_they_say(tmp_path: Path) -> None:

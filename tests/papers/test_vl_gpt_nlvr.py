@@ -1,32 +1,30 @@
-"""The NLVR study: what its samples are, and that it runs through the command line. Two steps teach nothing, so no claim
-is checked."""
+"""The NLVR study: what it judges, and that it runs through the command line. Two steps teach nothing, so no claim is
+checked."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image as PIL
 
 from tessera.cli import main
+from tessera.data.readers.nlvr import Statements
 from tessera.data.worlds import open_world
 from tessera.evaluate.intervals import exact_binomial
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.papers import vl_gpt_nlvr
 from tessera.papers.vl_gpt import MINI, Run, tokenizer_config
 from tessera.papers.vl_gpt_data import Streams
-from tessera.papers.vl_gpt_nlvr import ARMS, GREY, Bench, Budget, Statements
+from tessera.papers.vl_gpt_nlvr import ARMS, Bench, Budget
 from tessera.train.features import FeatureStore
 from tessera.zoo.foundation import load_mini
 from tessera.zoo.parts import quiet
+from tests.data.tiny import write_nlvr
 
 REAL = Path(os.environ.get("NLVR_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_real = pytest.mark.skipif(
@@ -36,35 +34,12 @@ needs_real = pytest.mark.skipif(
 TINY = Budget(steps=2, rows=1, row_length=160, examples=6)
 
 
-def _picture(colours: tuple[int, int, int]) -> bytes:
-    """Three boxes of one grey each, between bars."""
-    pixels = np.full((100, 400, 3), 128, np.uint8)
-    for start, colour in zip((0, 150, 300), colours, strict=True):
-        pixels[:, start : start + 100] = colour
-    held = io.BytesIO()
-    PIL.fromarray(pixels).save(held, "PNG")
-    return held.getvalue()
-
-
-def _write(path: Path, examples: int) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number in range(examples):
-            label = "true" if number % 3 else "false"
-            text = {"sentence": f"There are {number} black blocks", "label": label, "identifier": str(number)}
-            for place in range(2):
-                members = {"png": _picture((10 + number, 20 + place, 30)), "json": json.dumps(text).encode()}
-                for kind, data in members.items():
-                    entry = tarfile.TarInfo(f"{number:02d}-0-{place}.{kind}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as NLVR is, with ten examples in two arrangements each."""
     folder = tmp_path_factory.mktemp("nlvr")
     for part in ("dev", "test"):
-        _write(folder / f"nlvr-{part}.tar", 10)
+        write_nlvr(folder / f"nlvr-{part}.tar", 10)
     return folder
 
 
@@ -80,32 +55,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "model"
     run.assistant().save(folder)
     return folder
-
-
-def test_a_statement_is_three_boxes_a_question_and_its_answer(drawn: Path) -> None:
-    sample = Statements(drawn / "nlvr-dev.tar")[5]
-    greys = [np.unique(np.asarray(image.pil())).tolist() for image in sample.images]
-    assert greys == [[12], [21], [30]]
-    assert [image.pil().size for image in sample.images] == [(100, 100)] * 3
-    assert "There are 2 black blocks" in sample.text and sample.text.endswith("true")
-    assert [segment.learned for segment in sample.segments] == [False] * 4 + [True]  # type: ignore[union-attr]
-    assert len({image.key for image in sample.images}) == 3
-
-
-def test_blank_pictures_change_the_pictures_alone(drawn: Path) -> None:
-    seen, blank = (Statements(drawn / "nlvr-dev.tar", seen=shown) for shown in (True, False))
-    assert seen.fingerprint() != blank.fingerprint()
-    for index in range(len(seen)):
-        ours, theirs = seen[index], blank[index]
-        assert (ours.id, ours.text, ours.segments[3:]) == (theirs.id, theirs.text, theirs.segments[3:])
-        assert all(np.unique(np.asarray(image.pil())).tolist() == [GREY] for image in theirs.images)
-
-
-def test_training_meets_every_arrangement_and_the_test_one_of_each_example(drawn: Path) -> None:
-    every, once = Statements(drawn / "nlvr-dev.tar"), Statements(drawn / "nlvr-dev.tar", once=True)
-    assert (len(every), len(once)) == (20, 10)
-    assert [once[index].id for index in range(10)] == [f"{number:02d}-0-0" for number in range(10)]
-    assert len(Statements(drawn / "nlvr-dev.tar", examples=4)) == 8
 
 
 def test_answers_of_a_batch_are_those_of_each_statement_alone(drawn: Path, model: Path, tmp_path: Path) -> None:

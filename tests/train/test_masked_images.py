@@ -9,10 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tessera.data.few import Few
 from tessera.data.images import Augment, Pixels
-from tessera.data.readers.classes import TASK as CLASSES
-from tessera.data.readers.classes import open_classes
 from tessera.data.readers.pictures import TASK, open_pictures
 from tessera.errors import DataError
 from tessera.evaluate.restoration import restoration_errors
@@ -86,13 +83,3 @@ def test_pictures_are_read_whatever_lies_beside_them_and_none_is_an_error(folder
         open_pictures(tmp_path / "none")
     with pytest.raises(DataError, match="holds no picture"):
         open_pictures(tmp_path)
-
-
-def test_few_labels_are_so_many_of_each_class_by_the_seed(folder: Path) -> None:
-    world = open_classes(folder)
-    few = [Few(world.source(CLASSES), world.classes, 2, seed) for seed in (0, 0, 1)]
-    assert sorted(few[0][place].text for place in range(len(few[0]))) == ["0", "0", "1", "1"]
-    assert few[0].places == few[1].places
-    assert len({one.fingerprint() for one in few}) == 2
-    many = Few(world.source(CLASSES), world.classes, 99, 0)
-    assert len(many) == len(world.source(CLASSES)), "all, where there are fewer"
