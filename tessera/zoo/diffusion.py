@@ -4,9 +4,7 @@ The Resampler's aligned start already packs what the first patch states say abou
 stays as it is; U-Net and cross-attentions are trained on cached latents and tokens, autoencoder and CLIP are frozen.
 Words and picture tokens are left out at random, so that either paints alone and guidance has something to lead away
 from. A model that estimates the tokens by squared error from a sentence gives their mean over all pictures that the
-sentence fits, and learns outlines last, as they are little of the tokens' spread: so a part of the pictures is painted
-from the mean over other drawings of the same things, and a part from a mean in which every outline is open, so that it
-is the words that tell it.
+sentence fits: so a part of the pictures is painted from the mean over other drawings of the same things.
 
 Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 192]; picture tokens [B, 16, 192]; text states
 [B, 40, 192].
@@ -15,7 +13,6 @@ Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 192]; pi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +24,7 @@ from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from tessera.data.worlds.scenes.captions import Style, canonical_caption, caption
 from tessera.data.worlds.scenes.draw import draw, object_masks
-from tessera.data.worlds.scenes.graph import (
-    COLOURS,
-    PLACES,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    Scene,
-    is_heldout,
-    place_object,
-    redrawn,
-    scene_of,
-)
+from tessera.data.worlds.scenes.graph import Scene, redrawn
 from tessera.evaluate.intervals import Estimate, proportion
 from tessera.evaluate.scene_match import matches
 from tessera.evaluate.scene_reader import read_scene
@@ -82,10 +68,7 @@ SCHEDULER = {
 }  # fmt: skip
 POOL, VIEWS = 7_000, 1  # scenes, and drawings of each emoji
 COUNTS = (0.4, 0.3, 0.17, 0.13)  # chances of 1 to 4 objects: outlines are learned where there is little else
-REDRAWN = 6  # other drawings of a scene's things that a mean is taken over
-OPEN = 0.6  # share of scenes whose mean leaves the outlines open
-OPENED = 24  # drawings of one thing that such a mean is taken over
-FAINTEST = 0.4  # least share of a mean's lead over the mean of all pictures: estimates by squared error shrink so
+REDRAWN = 4  # other drawings of a scene's things that a mean is taken over
 OWN, MEAN = 0.45, 0.35  # chances of a picture's own tokens, and of that mean; else a blend of the two
 SCENES, EMOJI = 30, 2  # of each in a batch
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.15, 0.10, 0.05
@@ -145,11 +128,7 @@ def build_cache(conditions: Conditions, painter: Painter, pool: ScenePool, views
     parts = np.array_split(pictures, max(1, len(pictures) // 200))
     latents = torch.cat([painter.encode(to_tensor(part)).half() for part in parts])
     tokens = torch.cat([painter.image_condition(conditions.patches(part)).half() for part in parts])
-    opened = OpenOutlines(conditions, painter, np.random.default_rng((seed, pool.size)))
-    means = [
-        opened.mean(scene) if i < OPEN * pool.size else _mean_tokens(conditions, painter, scene, (seed, i))
-        for i, scene in enumerate(pool.scenes)
-    ]
+    means = [_mean_tokens(conditions, painter, scene, (seed, i)) for i, scene in enumerate(pool.scenes)]
     weights = torch.stack([_weights(scene) for scene in pool.scenes])
     everywhere = torch.full((len(names), *weights.shape[1:]), float(weights.mean())).half()
     return Cache(
@@ -172,34 +151,6 @@ def _mean_tokens(conditions: Conditions, painter: Painter, scene: Scene, seed: t
     others = [redrawn(scene, rng, keep=("size", "texture") if seed[1] % 2 else ()) for _ in range(REDRAWN)]
     states = conditions.patches(np.stack([draw(other) for other in others]))
     return painter.image_condition(states).mean(dim=0).half()
-
-
-class OpenOutlines:
-    """Mean picture tokens of scenes of which colours, sizes, textures and places are known, but no shape.
-
-    Tokens are nearly linear in the picture and things seldom touch, so that what each adds to an empty picture is
-    measured once, over shapes of the training split, and summed.
-    """
-
-    @torch.no_grad()
-    def __init__(self, conditions: Conditions, painter: Painter, rng: np.random.Generator):
-        def mean(scenes: list[Scene]) -> Tensor:
-            pictures = np.stack([draw(scene) for scene in scenes])
-            return painter.image_condition(conditions.patches(pictures)).mean(dim=0)
-
-        self.empty = mean([scene_of((), rng) for _ in range(OPENED * len(PLACES))])
-        self.added = {}
-        for colour, size, texture, place in product(COLOURS, SIZES, TEXTURES, PLACES):
-            shapes = [shape for shape in SHAPES if not is_heldout(colour, shape, place)]
-            things = [
-                place_object(rng, colour, shapes[i % len(shapes)], place, size, texture) for i in range(OPENED)
-            ]  # fmt: skip
-            self.added[colour, size, texture, place] = mean([scene_of((thing,), rng) for thing in things]) - self.empty
-
-    def mean(self, scene: Scene) -> Tensor:
-        """Tokens, half [16, 192]."""
-        said = [self.added[thing.colour, thing.size, thing.texture, thing.place] for thing in scene.objects]
-        return torch.stack([self.empty, *said]).sum(dim=0).half()
 
 
 @torch.no_grad()
@@ -247,7 +198,7 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
         no_image = (dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE) & ~spared
         return {
             "latents": cache.latents[chosen].float(),
-            "image": _blend(cache.tokens[chosen].float(), faint(cache.means[chosen].float(), rng), late, rng),
+            "image": _blend(cache.tokens[chosen].float(), cache.means[chosen].float(), late, rng),
             "weights": cache.weights[chosen].float(),
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
@@ -255,11 +206,6 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
             "levels": noise_levels(progress, len(chosen), rng),
         }
 
-    def faint(means: Tensor, rng: np.random.Generator) -> Tensor:
-        lead = torch.from_numpy(rng.uniform(FAINTEST, 1.0, len(means))).float()
-        return torch.lerp(average, means, lead[:, None, None])
-
-    average = cache.means[:scenes].float().mean(dim=0)
     made = Feed(make, seed, held=f"painter scenes {scenes}, emoji {total - scenes}")
     return made
 
@@ -382,7 +328,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=4200,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=1500,
     stage=stage, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip
