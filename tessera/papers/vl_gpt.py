@@ -133,7 +133,7 @@ MINI = Recipe(
     aligned=600,
     align=Schedule(steps=400, batch=48, lr=8e-4, kind="muon"),
     pretrain=Schedule(steps=250, batch=8, lr=1.5e-3, kind="muon"),
-    instruct=Schedule(steps=1550, batch=8, lr=1e-3, kind="muon"),
+    instruct=Schedule(steps=1900, batch=8, lr=1e-3, kind="muon"),
 )  # fmt: skip
 # What the image tokenizer is told to estimate is what the study compares, so no arm may start from the image condition;
 # and fewer embeddings let three seeds of all arms end in half an hour.
