@@ -9,8 +9,8 @@ pixels, a size that none of them has seen:
     vit without positions   the same without
 
 A table is interpolated for the larger grid. The study of the light is of drawn shapes seen from near, which every
-machine can draw; the same arms learn the groups of emoji (`--study emoji`) and the characters that people drew for
-Omniglot (`--study omniglot --data FOLDER`).
+machine can draw; the same arms learn the groups of emoji (`--study emoji`), handwritten digits (`--study digits`) and
+the characters that people drew for Omniglot (`--study omniglot --data FOLDER`).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ All arms are one small ViT of 8 x 8 tokens and take as many steps over as many p
     scratch    learns the classes from the first step
 
 The study of the light is of drawn shapes seen from near, which every machine can draw; the same arms learn the groups
-of emoji (`--study emoji`) and the characters of Omniglot, of which there are 16 each to learn from (`--study omniglot
---data FOLDER`). `--study area` hides 10 to 90 %.
+of emoji (`--study emoji`), handwritten digits (`--study digits`) and the characters of Omniglot, of which there are 16
+each to learn from (`--study omniglot --data FOLDER`). `--study area` hides 10 to 90 %.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures with classes that the studies of image encoders learn from: drawn shapes, emoji, Omniglot."""
+"""Pictures with classes that the studies of image encoders learn from: drawn shapes, emoji, digits, Omniglot."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from tessera.data.labelled import ClassesWorld, open_labelled
 from tessera.data.readers.classes import TASK
+from tessera.data.readers.digits import open_digits
 from tessera.data.readers.omniglot import open_omniglot
 from tessera.data.sample import Sample, pair
 from tessera.data.source import Source, Split
@@ -93,7 +94,8 @@ class _CloseUps:
 def further(
     slug: str, study: Callable[[str, ClassesWorld, Path], Study]
 ) -> Mapping[str, Callable[..., dict[str, Any]]]:
-    """The same arms on real pictures, as `tessera reproduce SLUG --study NAME` calls them: "emoji" and "omniglot".
+    """The same arms on real pictures, as `tessera reproduce SLUG --study NAME` calls them: "emoji", "digits" and
+    "omniglot".
 
     Args:
         study: makes the study from the slug of its result, the pictures, and the folder that it works in.
@@ -108,13 +110,23 @@ def further(
 
         return reproduce
 
-    return {"emoji": named("emoji", _emoji), "omniglot": named("omniglot", _omniglot)}
+    return {
+        "emoji": named("emoji", _emoji),
+        "digits": named("digits", _digits),
+        "omniglot": named("omniglot", _omniglot),
+    }
 
 
 def _emoji(data: Path | None) -> ClassesWorld:
     if data is not None:
         raise UserError("the study emoji reads this machine's emoji font; leave out --data")
     return open_labelled("emoji")
+
+
+def _digits(data: Path | None) -> ClassesWorld:
+    if data is not None:
+        raise UserError("the study digits reads the digits of scikit-learn; leave out --data")
+    return open_digits()
 
 
 def _omniglot(data: Path | None) -> ClassesWorld:

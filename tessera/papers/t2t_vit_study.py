@@ -8,7 +8,8 @@ All arms turn 32 x 32 pixels into 8 x 8 tokens and learn the classes of the same
     wide and shallow  the T2T module before 2 blocks of width 192, with as many parameters
 
 The study of the light is of drawn shapes seen from near, which every machine can draw; the same arms learn the groups
-of emoji (`--study emoji`) and the characters that people drew for Omniglot (`--study omniglot --data FOLDER`).
+of emoji (`--study emoji`), handwritten digits (`--study digits`) and the characters that people drew for Omniglot
+(`--study omniglot --data FOLDER`).
 """
 
 from __future__ import annotations

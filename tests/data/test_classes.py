@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image as PIL
 
 from tessera.data.labelled import EmojiClasses, open_labelled
 from tessera.data.readers.classes import TASK, open_classes
+from tessera.data.readers.digits import HELD, open_digits
 from tessera.data.readers.omniglot import HELD_DRAWERS, open_omniglot
 from tessera.errors import DataError, UserError
 
@@ -153,6 +155,22 @@ def test_omniglot_is_read_from_its_zips_with_drawers_held_out():
     assert {record.group for record in held.records} == set(HELD_DRAWERS)
     assert held[0].images[0].pil().size == (105, 105)
     assert open_omniglot(OMNIGLOT, by="alphabet").classes == tuple(sorted({c.split("/")[0] for c in world.classes}))
+
+
+def test_handwritten_digits_are_read_with_the_last_held_out():
+    world = open_digits()
+    train, held = world.source("classes"), world.source("classes", "heldout")
+    assert (len(train), len(held)) == (1797 - HELD, HELD)
+    assert world.classes == tuple("0123456789")
+    first = train[0]
+    assert first.text == "0" and first.images[0].pil().size == (8, 8)
+    assert first.images[0].pil().convert("L").getextrema() == (0, 239)  # 15 of 16 is this one's whitest
+
+
+def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'tessera-vl\[real\]'"):
+        open_digits()
 
 
 def test_a_folder_without_omniglot_is_refused(tmp_path):
