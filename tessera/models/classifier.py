@@ -24,6 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
+from tessera.models import reduced_vit  # noqa: F401  an architecture too, of two rooms
 from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create, import_architectures
 
