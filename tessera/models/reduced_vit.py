@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from tessera.errors import UserError
@@ -50,8 +50,15 @@ class ReducedViTConfig(PlainViTConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.schedule().places(self.num_hidden_layers)
-        if self.unreduce and not create(self.reducer, **self.reducer_options or {}).expands:
-            raise UserError(f"tokens that {self.reducer!r} made cannot be put back on the grid; take 'column', or not unreduce")
+        if not create(self.reducer, **self.reducer_options or {}).expands and self.unreduce:
+            raise UserError(
+                f"tokens that {self.reducer!r} made cannot be put back on the grid; take 'column', or not unreduce"
+            )
+
+    @classmethod
+    def of(cls, plain: PlainViTConfig, **fields: Any) -> "ReducedViTConfig":
+        """A plain ViT's configuration with these fields beside its own."""
+        return cls(**{name: getattr(plain, name) for name in PlainViTConfig.__annotations__}, **fields)
 
     def schedule(self) -> Schedule:
         """Where tokens are reduced, and to how many."""
@@ -123,10 +130,10 @@ class ReducedViT(PlainViT):
         Raises:
             UserError: as `Schedule` and `tessera.reduce.create`.
         """
-        plain = {name: getattr(model.config, name) for name in PlainViTConfig.__annotations__ if name != "model_type"}
-        reduced = cls(ReducedViTConfig(**plain, **fields))
+        reduced = cls(ReducedViTConfig.of(model.config, **fields))
         reduced.load_state_dict(model.state_dict())
-        return reduced.to(device=model.device, dtype=model.dtype).eval()  # type: ignore[arg-type]
+        nn.Module.to(reduced, model.device, model.dtype)  # as model.to, whose own types a checker cannot follow
+        return reduced.eval()
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False) -> VisionOutput:
         """Pictures [B, channels, H, W], H and W multiples of the patch size.

@@ -58,13 +58,13 @@ class Pool(Reducer):
         sides = [averages(*pair).to(seen.sizes.device) for pair in zip(kept, seen.grid, strict=True)]
         shares = [(side > 0).float() / (side > 0).sum(0) for side in sides]
         batch = seen.sizes.shape[0]
-        return Plan(Separable(*sides, batch), Separable(*shares, batch), grid=kept)
+        return Plan(Separable(sides[0], sides[1], batch), Separable(shares[0], shares[1], batch), grid=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DCT(Reducer):
     """The low-frequency block of the grid's two-dimensional DCT, transformed back at its own size (Fourier-VLM,
-    2508.06038): W = A_h x A_w with orthonormal rows. Rows have negative lobes, and so may sizes.
+    2508.06038): W = A_h x A_w with orthonormal rows. Rows have negative lobes.
 
     Args:
         orthonormal: as published, where rows sum to (h w / (h' w')) ** 0.5; else they are scaled to sum to 1, so that a
@@ -80,8 +80,8 @@ class DCT(Reducer):
         assert seen.grid is not None
         kept = smaller_grid(seen.grid, number)
         sides = [low_pass(*pair).to(seen.sizes.device) for pair in zip(kept, seen.grid, strict=True)]
-        factors = [1.0 if self.orthonormal else math.sqrt(now / side) for now, side in zip(kept, seen.grid, strict=True)]
+        factors = [1.0 if self.orthonormal else math.sqrt(side.shape[0] / side.shape[1]) for side in sides]
         batch = seen.sizes.shape[0]
         rows = [side * factor for side, factor in zip(sides, factors, strict=True)]
         undo = [side / factor for side, factor in zip(sides, factors, strict=True)]
-        return Plan(Separable(*rows, batch), Separable(*undo, batch), grid=kept)
+        return Plan(Separable(rows[0], rows[1], batch), Separable(undo[0], undo[1], batch), grid=kept)

@@ -1,6 +1,6 @@
 """Token reducers by name.
 
-    reducer = create("nearest", centres="strided", iterations=3)
+reducer = create("nearest", centres="strided", iterations=3)
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from tessera.reduce.transforming import Column, Projection, Row
 REDUCERS: dict[str, type[Reducer]] = {
     kind.name: kind for kind in (RandomDrop, Prune, EViT, ToMe, Nearest, Pool, DCT, Row, Column, Projection)
 }
-_TYPES = {"int": int, "float": (int, float), "bool": bool, "Centres": str}  # of options, as their annotations say
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "Centres": (str,),
+}  # of options, as their annotations say
 
 
 def options_of(name: str) -> list[str]:

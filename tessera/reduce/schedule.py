@@ -1,7 +1,7 @@
 """In which blocks of an encoder tokens are reduced, and to how many.
 
-    Schedule(keep=0.65).counts(196, depth=12)          # {3: 128, 6: 84, 9: 55}
-    Schedule(blocks=range(12), remove=12)              # as ToMe does with r = 12
+Schedule(keep=0.65).counts(196, depth=12)          # {3: 128, 6: 84, 9: 55}
+Schedule(blocks=range(12), remove=12)              # as ToMe does with r = 12
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Schedule:
                 raise UserError(f"tokens cannot be reduced in block {block}; this encoder has blocks 0 to {depth - 1}")
         for name, value in (("keep", self.keep), ("number", self.number), ("remove", self.remove)):
             if isinstance(value, Sequence) and len(value) != len(blocks):
-                raise UserError(f"{name} has {len(value)} entries for {len(blocks)} blocks; give one each, or one for all")
+                raise UserError(
+                    f"{name} has {len(value)} entries for {len(blocks)} blocks; give one each, or one for all"
+                )
         return blocks
 
     def counts(self, tokens: int, depth: int) -> dict[int, int]:

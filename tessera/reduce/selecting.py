@@ -83,5 +83,7 @@ class EViT(Reducer):
         to = to.scatter(1, index, torch.arange(number - 1, device=index.device).expand_as(index))
         strongest = fused.argmax(1, keepdim=True)
         return Plan(
-            Stacked(Pick(index, sources), Dense(fused[:, None])), Groups.sums(to, number), torch.cat([index, strongest], 1)
+            Stacked(Pick(index, sources), Dense(fused[:, None])),
+            Groups.sums(to, number),
+            torch.cat([index, strongest], 1),
         )
