@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from tessera.errors import UserError
+from tessera.errors import UserError, reason
 from tessera.layers.encoder import EncoderBlock
 from tessera.reduce.base import Reducer, Reduction, class_importance
 from tessera.reduce.registry import create
@@ -57,8 +58,15 @@ class ReducedViTConfig(PlainViTConfig):
 
     @classmethod
     def of(cls, plain: PlainViTConfig, **fields: Any) -> "ReducedViTConfig":
-        """A plain ViT's configuration with these fields beside its own."""
-        return cls(**{name: getattr(plain, name) for name in PlainViTConfig.__annotations__}, **fields)
+        """A plain ViT's configuration with these fields beside its own.
+
+        Raises:
+            UserError: a value of a wrong type; or as `Schedule` and `tessera.reduce.create`.
+        """
+        try:
+            return cls(**{name: getattr(plain, name) for name in PlainViTConfig.__annotations__}, **fields)
+        except StrictDataclassError as error:
+            raise UserError(f"tokens cannot be reduced so: {reason(error)}") from error
 
     def schedule(self) -> Schedule:
         """Where tokens are reduced, and to how many."""
@@ -128,7 +136,7 @@ class ReducedViT(PlainViT):
             fields: of `ReducedViTConfig`, those beside a plain one's.
 
         Raises:
-            UserError: as `Schedule` and `tessera.reduce.create`.
+            UserError: as `ReducedViTConfig.of`.
         """
         reduced = cls(ReducedViTConfig.of(model.config, **fields))
         reduced.load_state_dict(model.state_dict())

@@ -18,8 +18,8 @@ from tessera.reduce.maps import Groups, positions
 
 @dataclass(frozen=True, kw_only=True)
 class ToMe(Reducer):
-    """Tokens at odd places each look for the one at an even place that is most like them; the N - M most alike pairs are
-    merged (Bolya et al. 2023, 2210.09461).
+    """Tokens at odd places each look for the one at an even place that is most like them; the N - M most alike pairs
+    are merged (Bolya et al. 2023, 2210.09461).
 
     Places and order of the outputs (those left of the odd ones, then the even ones) are as in the official code behind
     a class token, so that several steps agree with it too.

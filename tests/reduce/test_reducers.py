@@ -14,7 +14,8 @@ from tessera.reduce.base import Reduction
 from tessera.reduce.grids import smaller_grid
 
 SLUG = "token-transforming"
-COLD = 1e-4  # a temperature at which a softmax is a maximum
+CASES = [(name, number) for name in REDUCERS for number in (16, 25, 36) if name != "tome" or number > 16]
+COLD = 1e-6  # a temperature at which a softmax is a maximum
 AVERAGING = {name: {"orthonormal": False} if name == "dct" else {} for name in REDUCERS}  # rows sum to 1
 
 
@@ -34,8 +35,7 @@ def reduce(name: str, given: dict, number: int, **options) -> Reduction:
 
 
 @pytest.mark.light(SLUG, "exact")
-@pytest.mark.parametrize("name", REDUCERS)
-@pytest.mark.parametrize("number", [16, 25, 36])
+@pytest.mark.parametrize(("name", "number"), CASES)
 def test_tokens_are_w_x_and_w_has_rows_that_sum_to_1(name: str, number: int) -> None:
     given = seen()
     found = reduce(name, given, number, **AVERAGING[name])
