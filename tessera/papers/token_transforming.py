@@ -198,7 +198,8 @@ def _size(schedule: Mapping[str, Any] | None) -> dict[str, Any]:
         eyes: Any = model.backbone
         left = [math.prod(eyes.grid_of(SIDE, SIDE))]
         if schedule is not None:
-            column = model.reduced(**schedule)
+            # Centres by importance, as those far apart compare the same rows, one by one, which takes long to trace.
+            column = model.reduced(reducer_options={"centres": "importance"}, **schedule)
             eyes = column.backbone
             left += eyes.schedule.counts(left[0], len(eyes.blocks)).values()
             # Dropping at fixed places takes no multiply-adds: what is left is the encoder alone.

@@ -67,10 +67,11 @@ def test_the_size_command_counts_every_schedule_of_deit_s_and_what_w_costs_besid
 @pytest.mark.light(SLUG, "size")
 def test_every_counted_schedule_follows() -> None:
     paper = get(SLUG)
-    rows = beside(paper.figures(), paper.size)
+    sizes = paper.size()
+    rows = beside(paper.figures(), sizes.__getitem__)
     assert len(rows) == 7
     assert all(row.follows for row in rows)
-    last = {name: paper.size(name)["tokens"]["last block"] for name in paper.variants}
+    last = {name: one["tokens"]["last block"] for name, one in sizes.items()}
     assert last == {"none": 197, "remove-12": 53, "remove-13": 41, "keep-0.7": 69, "keep-0.65": 56, "keep-0.6": 44}
 
 
@@ -88,29 +89,21 @@ def test_the_show_command_says_what_is_the_paper_s_and_what_is_not(capsys: pytes
 
 @pytest.mark.light(SLUG, "use")
 def test_one_s_own_classes_are_learned_and_answered_with_fewer_tokens_in_a_fresh_process(
-    trained: Path, tmp_path: Path
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((trained / "model/config.json").read_text())["backbone_config"]
     assert (config["model_type"], config["reducer"], config["keep"]) == ("tessera-vit-reduced", "column", 0.6)
     full = json.loads((trained / "full/config.json").read_text())["backbone_config"]
     assert full["model_type"] == "tessera-vit"
     Image.new("RGB", (50, 70), (200,) * 3).save(tmp_path / "new.png")
-    for command in (["classify", "--json"], ["embed"]):
-        line = [
-            sys.executable,
-            "-m",
-            "tessera",
-            command[0],
-            str(tmp_path / "new.png"),
-            "--model",
-            str(trained / "model"),
-        ]
-        done = subprocess.run([*line, *command[1:]], capture_output=True, text=True, check=True)
-        (row,) = json.loads(done.stdout)
-        if command[0] == "classify":
-            assert row["classes"][0]["class"] == "light"
-        else:
-            assert len(row["vector"]) == 24
+    given = [str(tmp_path / "new.png"), "--model", str(trained / "model")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tessera", "classify", *given, "--json"], capture_output=True, text=True, check=True
+    )
+    (row,) = json.loads(done.stdout)
+    assert row["classes"][0]["class"] == "light"
+    assert main(["embed", *given]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["vector"]) == 24
 
 
 @pytest.mark.light(SLUG, "use")
