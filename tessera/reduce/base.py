@@ -13,6 +13,7 @@ Legend: B batch, N tokens in, M tokens out, C width, H heads, D width of a key, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -161,9 +162,16 @@ class Reducer(ABC):
         if self.needs_grid and grid is None:
             raise UserError(f"the reducer {self.name!r} works on a grid, which these {tokens} tokens are not on")
         held = torch.ones(x.shape[:2], device=x.device) if sizes is None else sizes.float()
-        plan = self.plan(Seen(x if keys is None else keys, importance, held, grid), number)
-        carried = (plan.spread or plan.map)(held[..., None])[..., 0]
+        with _full_precision(x.device):
+            plan = self.plan(Seen(x if keys is None else keys, importance, held, grid), number)
+            carried = (plan.spread or plan.map)(held[..., None])[..., 0]
         return Reduction(plan.map(x), carried, plan.map, plan.spread, plan.centres, plan.grid)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Similarities are divided by small temperatures and sizes are counts: neither is left to autocast."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def class_importance(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:

@@ -307,6 +307,17 @@ def test_half_precision_tokens_stay_so_and_sizes_do_not() -> None:
             assert found.expand(found.tokens).shape == (3, 36, 8)
 
 
+def test_autocast_does_not_touch_how_the_matrix_is_made() -> None:
+    given = seen()
+    for name in REDUCERS:
+        usual = reduce(name, given, 25)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = reduce(name, given, 25)
+        assert torch.equal(found.matrix, usual.matrix)
+        assert torch.equal(found.sizes, usual.sizes)
+        torch.testing.assert_close(found.tokens.float(), usual.tokens, atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
