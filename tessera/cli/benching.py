@@ -17,7 +17,7 @@ class Bench:
     Leave the machine alone while it runs; other work slows one side of a round and not the other.
     """
 
-    name: str | None = argument("backbones (default: all)", None)
+    name: str | None = argument("backbones or reduce (default: all)", None)
     out: Path = option("folder of the result files", Path("results"))
     json: bool = option("print the results as JSON", False)
 
@@ -36,13 +36,14 @@ class Bench:
             return
         print_table(
             [_row(row) for result in found for row in result["rows"]],
-            ("race", "device", "type", "ours, ms", "theirs, ms", "speed", "rounds", "of ceiling", "verdict"),
+            ("race", "device", "type", "speed", "counted", "rounds", "ours, ms", "theirs, ms", "of ceiling", "verdict"),
         )
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        row["race"], row["device"], row["dtype"], number(row["ours_ms"]), number(row["theirs_ms"]),
-        f"{row['speed']:.2f} x", f"{row['slowest']:.2f} to {row['fastest']:.2f}", f"{row['of_ceiling']:.0%}",
+        row["race"], row["device"], row["dtype"], f"{row['speed']:.2f} x", f"{row['counted']:.2f} x",
+        f"{row['slowest']:.2f} to {row['fastest']:.2f}", number(row["ours_ms"]), number(row["theirs_ms"]),
+        f"{row['of_ceiling']:.0%}",
         f"{row['verdict']} ({row['least']:g}, aim {row['aim']:g})",
     )  # fmt: skip

@@ -34,9 +34,18 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x [B, L, W], each [B, heads, L, W / heads]."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(attend(q, k, v, causal=self.causal, scale=self.scale).transpose(1, 2).flatten(2))
+        return q, k, v
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, L, W] from what `project` gives; `mask` as `attend` takes it."""
+        read = attend(q, k, v, mask=mask, causal=self.causal, scale=self.scale)
+        return self.out(read.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(*self.project(x))
 
 
 class CrossAttention(nn.Module):

@@ -4,6 +4,7 @@ Legend: B pictures, C width of the backbone, K classes.
 """
 
 # No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are strings.
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,8 +25,10 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
+from tessera.models.reduced_vit import ReducedViT
 from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create, import_architectures
+from tessera.vision.vit import PlainViT
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -109,6 +112,26 @@ class ImageClassifier(PreTrainedModel):
             backbone_config=eyes.config, id2label=dict(enumerate(classes)), label2id=places, **fields
         )
         return cls(config, eyes)
+
+    def reduced(self, **fields: Any) -> "ImageClassifier":
+        """A copy whose plain ViT has fewer tokens in its later blocks, in evaluation mode. Nothing is trained.
+
+        Args:
+            fields: of `ReducedViTConfig`, those beside a plain ViT's.
+
+        Raises:
+            UserError: the backbone is another, or as `ReducedViT.over`.
+        """
+        if not isinstance(self.backbone, PlainViT):
+            raise UserError(
+                f"tokens are reduced in a plain ViT, and this classifier has a {type(self.backbone).__name__}"
+            )
+        eyes, config = ReducedViT.over(self.backbone, **fields), copy.deepcopy(self.config)
+        config.backbone_config = eyes.config
+        model = ImageClassifier(config, eyes)
+        model.head.load_state_dict(self.head.state_dict())
+        model.head.to(self.head.weight)
+        return model.eval()
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool = False

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -41,6 +41,9 @@ from tessera.vision.registry import create
 
 WORLD = "emoji"  # pictures that people drew, in classes that people made; every computer has them
 PART = "backbone"
+
+
+R = TypeVar("R", bound="ClassRecipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,20 @@ def train_classifier(
     `--parts backbone=FOLDER` starts from trained weights: a published encoder, or what self-supervised pre-training
     left. A file is read by `published`, the paper's own reader of official weights.
     """
-    recipe = change(replace(recipe, steps=options.steps or recipe.steps), options.settings)
-    start = starting_backbone(recipe, options, published)
+    recipe = asked(recipe, options)
+    trainer, model, world = learned(paper, options, recipe, starting_backbone(recipe, options, published))
+    return finish(trainer, model, world, options.out / "model")
+
+
+def asked(recipe: R, options: TrainOptions) -> R:
+    """The recipe with the steps and settings that `options` ask for."""
+    return change(replace(recipe, steps=options.steps or recipe.steps), options.settings)
+
+
+def learned(
+    paper: Paper, options: TrainOptions, recipe: ClassRecipe, start: Callable[[], VisionBackbone]
+) -> tuple[Trainer, ImageClassifier, ClassesWorld]:
+    """The classifier that `train_classifier` writes, with the engine that trained it and the pictures."""
     world = open_pictures(options.data)
     trainer = paper.trainer(options, recipe)
     made: list[ImageClassifier] = []
@@ -109,7 +124,7 @@ def train_classifier(
         yield recipe.stage(made[0], world, **places)
 
     trainer.run(stages(), recipe.steps)
-    return finish(trainer, made[0], world, options.out / "model")
+    return trainer, made[0], world
 
 
 def finish(trainer: Trainer, model: ImageClassifier, world: ClassesWorld, folder: Path) -> Path:

@@ -22,6 +22,7 @@ from tessera.study.machine import commit, describe_machine, versions
 # Name -> (module:function of a device, what is raced).
 BENCHES: dict[str, tuple[str, str]] = {
     "backbones": ("tessera.study.bench_backbones:races", "image encoders against transformers"),
+    "reduce": ("tessera.study.bench_reduce:races", "models with fewer tokens against themselves with all"),
 }
 ROUNDS = 7
 WARM = 2  # runs of each before the first round: kernels are chosen and memory is taken in them
@@ -37,6 +38,7 @@ class Race:
         macs: multiply-adds of one run, known by counting.
         dtype: in which they are multiplied.
         least, aim: the peer's time over ours that is demanded, and that is hoped for.
+        counted: the peer's multiply-adds over ours, where they differ.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Race:
     dtype: torch.dtype
     least: float
     aim: float
+    counted: float = 1.0
 
 
 Opener = Callable[[torch.device], Iterator[Race]]
@@ -95,8 +98,9 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
     """One race: seconds of each, and how many times as fast ours is.
 
     Returns:
-        `ours_ms`, `theirs_ms` and `speed` as medians over the rounds, `slowest` and `fastest` round of `speed`,
-        `of_ceiling`, the share of the large product's rate that ours reaches, and `verdict`.
+        `speed` as the median over the rounds, `counted` gain beside it, `slowest` and `fastest` round of `speed`,
+        `ours_ms` and `theirs_ms` as medians, `of_ceiling`, the share of the large product's rate that ours reaches,
+        and `verdict`.
     """
     product = _large_product(device, race.dtype)
     ways: Mapping[str, Callable[[], object]] = {"ours": race.ours, "theirs": race.theirs, "ceiling": product}
@@ -113,8 +117,9 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
     speed = statistics.median(speeds)
     return {
         "race": race.name, "device": device.type, "dtype": str(race.dtype).removeprefix("torch."), "peer": race.peer,
-        "ours_ms": 1e3 * median["ours"], "theirs_ms": 1e3 * median["theirs"], "speed": speed, "slowest": min(speeds),
-        "fastest": max(speeds), "of_ceiling": race.macs / median["ours"] / rate, "least": race.least, "aim": race.aim,
+        "speed": speed, "counted": race.counted, "slowest": min(speeds), "fastest": max(speeds),
+        "ours_ms": 1e3 * median["ours"], "theirs_ms": 1e3 * median["theirs"],
+        "of_ceiling": race.macs / median["ours"] / rate, "least": race.least, "aim": race.aim,
         "verdict": verdict(speed, race),
     }  # fmt: skip
 

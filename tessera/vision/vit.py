@@ -72,6 +72,7 @@ class PlainViT(VisionBackbone):
     config: PlainViTConfig
     config_class = PlainViTConfig
     _no_split_modules = ["EncoderBlock"]
+    block_class: type[EncoderBlock] = EncoderBlock
 
     def __init__(self, config: PlainViTConfig) -> None:
         super().__init__(config)
@@ -83,7 +84,7 @@ class PlainViT(VisionBackbone):
             grid = self.grid_of(config.image_size, config.image_size)
             self.positions = PositionTable(grid, width, extra=1, kind=config.positions)
         self.blocks = nn.ModuleList(
-            EncoderBlock(
+            self.block_class(
                 width, config.num_attention_heads, round(width * config.mlp_ratio), activation=config.activation,
                 qkv_bias=config.qkv_bias, drop_path=rate, eps=config.layer_norm_eps,
             )
@@ -101,13 +102,16 @@ class PlainViT(VisionBackbone):
         """The patches of a picture. Raises UserError where they do not fill it."""
         return whole_tiles(height, width, self.config.patch_size)
 
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool = False) -> VisionOutput:
-        """Pictures [B, channels, H, W], H and W multiples of the patch size."""
+    def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What the first block reads, [B, 1 + N, C], the class token first; and the grid (h, w)."""
         grid = self.grid_of(*pixel_values.shape[-2:])
         x = self.patches(pixel_values.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1)
-        if self.positions is not None:
-            x = self.positions(x, grid)
+        return x if self.positions is None else self.positions(x, grid), grid
+
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool = False) -> VisionOutput:
+        """Pictures [B, channels, H, W], H and W multiples of the patch size."""
+        x, grid = self.embed(pixel_values)
         states = []
         for block in self.blocks:
             x = block(x)

@@ -1,0 +1,126 @@
+"""Races of models with fewer tokens against the same models with all: time saved beside multiply-adds saved.
+
+DeiT-S, and one decoder layer of LLaVA-1.5-7B that reads 576 visual tokens before its text.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+from tessera.models.reduced_vit import ReducedViT
+from tessera.reduce.base import Reducer
+from tessera.reduce.registry import create
+from tessera.study.bench import Race
+from tessera.study.counting import macs
+from tessera.vision.registry import create as create_backbone
+from tessera.vision.vit import PlainViT
+
+LEAST, AIM = 1.3, 1.5  # 0.65 of the tokens three times; the abstract of 2506.05709 says 1.5 times as fast
+SIDE = 224
+KEEP = 0.65
+# Rows that sum to 1, as a model that was trained without them expects.
+REDUCERS: dict[str, dict[str, Any]] = {
+    "random": {}, "prune": {}, "evit": {}, "tome": {}, "nearest": {}, "pool": {}, "dct": {"orthonormal": False},
+    "row": {}, "column": {},
+}  # fmt: skip
+LLAVA = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_hidden_layers=1)
+GRID, LEFT, TEXT = (24, 24), 144, 64  # visual tokens of CLIP ViT-L/14 at 336 pixels, a quarter of them, words
+KEY_WIDTH = 64  # of the vision tower's keys, mean over heads
+PREFILL = ("dct", "column")
+
+
+def _running(way: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    def run() -> object:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return way()
+
+    return run
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def vit_race(name: str, plain: PlainViT, pictures: Tensor) -> Race:
+    """A ViT with a reducer against the same without, on pictures [B, 3, H, W]."""
+    fields: dict[str, Any] = {"reducer": name, "reducer_options": REDUCERS[name], "keep": KEEP}
+    reduced = ReducedViT.over(plain, **fields)
+    with torch.device("meta"):
+        one = {"pixel_values": torch.empty(1, *pictures.shape[1:])}
+        full = PlainViT(plain.config)
+        costs = [macs(model, one) for model in (full, ReducedViT(reduced.config))]
+    return Race(
+        name=f"{name}, keep {KEEP} x 3, {len(pictures)} x {pictures.shape[-1]}", peer="the same ViT with all tokens",
+        ours=_running(lambda: reduced(pictures), pictures.device),
+        theirs=_running(lambda: plain(pictures), pictures.device), macs=float(costs[1] * len(pictures)),
+        dtype=_dtype(pictures.device), least=LEAST, aim=AIM, counted=costs[0] / costs[1],
+    )  # fmt: skip
+
+
+class Prefill(nn.Module):
+    """One decoder layer over visual tokens, reduced to `left` of them where there is a reducer, and text after them."""
+
+    def __init__(self, config: LlamaConfig, reducer: Reducer | None = None, left: int = LEFT) -> None:
+        super().__init__()
+        self.layer, self.rotary = LlamaDecoderLayer(config, 0), LlamaRotaryEmbedding(config)
+        self.reducer, self.left = reducer, left
+
+    def forward(self, visual: Tensor, keys: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Visual tokens [B, N, C] of a grid with the keys [B, N, D] of the tower, and text [B, L, C]."""
+        if self.reducer is not None:
+            visual = self.reducer(visual, self.left, keys=keys, grid=grid).tokens
+        hidden = torch.cat([visual, text], 1)
+        places = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        turned = self.rotary(hidden, places)
+        found = self.layer(hidden, attention_mask=None, position_ids=places, position_embeddings=turned)
+        return found[0] if isinstance(found, tuple) else found
+
+
+def prefill_race(
+    name: str, device: torch.device, config: LlamaConfig = LLAVA, grid: tuple[int, int] = GRID, left: int = LEFT
+) -> Race:
+    """One layer's prefill with fewer visual tokens, the reduction included, against the same with all."""
+    config._attn_implementation = "sdpa"
+    full = Prefill(config).to(device, _dtype(device)).eval()
+    ours = copy.copy(full)  # with the same layer
+    ours.reducer, ours.left = create(name, **REDUCERS[name]), left
+    tokens = grid[0] * grid[1]
+
+    def inputs(place: torch.device) -> dict[str, Any]:
+        sizes = {
+            "visual": (tokens, config.hidden_size),
+            "keys": (tokens, KEY_WIDTH),
+            "text": (TEXT, config.hidden_size),
+        }
+        made = {key: torch.randn(1, *size, device=place, dtype=_dtype(device)) for key, size in sizes.items()}
+        return {**made, "grid": grid}
+
+    with torch.device("meta"):
+        laid = [Prefill(config), Prefill(config, ours.reducer, left)]
+        costs = [macs(model.to(_dtype(device)), inputs(torch.device("meta"))) for model in laid]
+    given = inputs(device)
+    return Race(
+        name=f"{name}, {tokens} to {left} visual tokens, one layer of LLaVA-1.5-7B", peer="the same with all tokens",
+        ours=_running(lambda: ours(**given), device), theirs=_running(lambda: full(**given), device),
+        macs=float(costs[1]), dtype=_dtype(device), least=2.0, aim=3.0, counted=costs[0] / costs[1],
+    )  # fmt: skip
+
+
+def races(device: torch.device) -> Iterator[Race]:
+    """Every reducer in DeiT-S, then prefills."""
+    plain = create_backbone("vit-s16").eval()
+    nn.Module.to(plain, device)  # as model.to, whose own types a checker cannot follow
+    assert isinstance(plain, PlainViT)
+    pictures = torch.randn(64 if device.type == "cuda" else 8, 3, SIDE, SIDE, device=device)
+    for name in REDUCERS:
+        yield vit_race(name, plain, pictures)
+    del plain
+    for name in PREFILL:
+        yield prefill_race(name, device)

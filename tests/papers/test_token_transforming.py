@@ -1,0 +1,212 @@
+"""Token Transforming as a paper: its sizes, classifiers taken and trained, and the contract of its study."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+from tessera.cli import main
+from tessera.errors import UserError
+from tessera.papers.figures import beside
+from tessera.papers.pictures import CloseUps
+from tessera.papers.registry import get
+from tessera.papers.token_transforming_study import ARMS, KEEPS, MEAN_KL, SIZE, Bench, accuracy_at, divergence, headline
+from tessera.papers.token_transforming_study import kl_at as kl
+from tessera.study.classifying import METRIC, Budget, Lesson
+from tessera.study.engine import run
+
+SLUG = "token-transforming"
+TINY = Budget(lesson=Lesson(steps=2, batch=4), train_pictures=12, heldout_pictures=6)
+SMALL = ["model.hidden_size=24", "model.num_attention_heads=2", "model.num_hidden_layers=4", "batch=8"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve dark pictures and twelve bright ones."""
+    folder = tmp_path_factory.mktemp("greys")
+    for name, level in (("dark", 20), ("light", 190)):
+        (folder / name).mkdir()
+        for number in range(12):
+            Image.fromarray(np.full((40, 40, 3), level + number, np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training through the command line."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    line = ["train", SLUG, "--data", str(data), "--out", str(out), "--steps", "30", "--precision", "fp32", "--set"]
+    assert main([*line, *SMALL, "mixing.chance=0", "reduce.reducer=column", "reduce.keep=0.6"]) == 0
+    return out
+
+
+@pytest.mark.light(SLUG, "size")
+def test_the_size_command_counts_every_schedule_of_deit_s_and_what_w_costs_beside_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["size", SLUG, "--variant", "keep-0.65", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == {"total": 22_050_664, "added": 0}
+    assert found["tokens"] == {"first block": 197, "last block": 56}
+    assert found["gmacs"]["without W"] == pytest.approx(2.799, abs=5e-4)
+    # Of each step: the class token's row, similarities of keys 64 wide, the product, the sizes.
+    making = sum(384 * (1 + n) + m * n * (64 + 384 + 1) for n, m in ((196, 128), (128, 84), (84, 55)))
+    assert found["gmacs"]["making W"] == pytest.approx(making / 1e9, rel=0.005)
+    assert found["gmacs"]["total"] == pytest.approx(found["gmacs"]["without W"] + making / 1e9, rel=1e-6)
+
+
+@pytest.mark.light(SLUG, "size")
+def test_every_counted_schedule_follows() -> None:
+    paper = get(SLUG)
+    sizes = paper.size()
+    rows = beside(paper.figures(), sizes.__getitem__)
+    assert len(rows) == 7
+    assert all(row.follows for row in rows)
+    last = {name: one["tokens"]["last block"] for name, one in sizes.items()}
+    assert last == {"none": 197, "remove-12": 53, "remove-13": 41, "keep-0.7": 69, "keep-0.65": 56, "keep-0.6": 44}
+
+
+def test_an_unknown_variant_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="token-transforming has no variant 'keep-.65'; did you mean 'keep-0.65'"):
+        get(SLUG).size("keep-.65")
+
+
+def test_the_show_command_says_what_is_the_paper_s_and_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", SLUG]) == 0
+    page = capsys.readouterr().out
+    assert "40 % fewer FLOPs" in page
+    assert "of this library's making" in page
+
+
+@pytest.mark.light(SLUG, "use")
+def test_one_s_own_classes_are_learned_and_answered_with_fewer_tokens_in_a_fresh_process(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((trained / "model/config.json").read_text())["backbone_config"]
+    assert (config["model_type"], config["reducer"], config["keep"]) == ("tessera-vit-reduced", "column", 0.6)
+    full = json.loads((trained / "full/config.json").read_text())["backbone_config"]
+    assert full["model_type"] == "tessera-vit"
+    Image.new("RGB", (50, 70), (200,) * 3).save(tmp_path / "new.png")
+    given = [str(tmp_path / "new.png"), "--model", str(trained / "model")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tessera", "classify", *given, "--json"], capture_output=True, text=True, check=True
+    )
+    (row,) = json.loads(done.stdout)
+    assert row["classes"][0]["class"] == "light"
+    assert main(["embed", *given]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["vector"]) == 24
+
+
+@pytest.mark.light(SLUG, "use")
+def test_a_trained_classifier_is_taken_as_it_is_with_any_reducer(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", SLUG, "--parts", f"classifier={trained / 'full'}", "--out", str(tmp_path / "run")]
+    assert main([*line, "--data", str(data), "--set", "reduce.reducer=tome", "reduce.blocks=1,2"]) == 0
+    said = capsys.readouterr().err
+    assert "all tokens: held out" in said and "fewer tokens: held out" in said
+    config = json.loads((tmp_path / "run/model/config.json").read_text())["backbone_config"]
+    assert (config["reducer"], config["reduce_blocks"]) == ("tome", [1, 2])
+    weights = [load_file(folder / "model.safetensors") for folder in (trained / "full", tmp_path / "run/model")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.light(SLUG, "weights")
+def test_a_published_classifier_is_taken_with_its_classes_and_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
+        id2label={0: "tench", 1: "crane", 2: "crane"},
+    )  # fmt: skip
+    ViTForImageClassification(shape).save_pretrained(tmp_path / "published")
+    line = ["train", SLUG, "--out", str(tmp_path / "run"), "--parts"]
+    assert main([*line, f"classifier={tmp_path / 'published'}"]) == 0
+    Image.new("RGB", (50, 70)).save(tmp_path / "new.png")
+    capsys.readouterr()
+    assert main(["classify", str(tmp_path / "new.png"), "--model", str(tmp_path / "run/model"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert {one["class"] for one in row["classes"]} == {"tench", "crane (1)", "crane (2)"}
+    ViTModel(shape).save_pretrained(tmp_path / "headless")
+    assert main([*line, f"classifier={tmp_path / 'headless'}"]) == 2
+    assert "holds an encoder without a classifier's weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--set reduce.reducer=colum", "no token reducer 'colum'; did you mean 'column'"),
+        ("--set reduce.blocks=3,9", "in block 9; this encoder has blocks 0 to 7"),
+        ("--set reduce.keep=0", "keep is 0.0; it is above 0 and at most 1"),
+        ("--set reduce.tau=-1", "tau is -1.0; it is a number above 0"),
+        ("--set reduce.kep=0.5", "did you mean 'reduce.keep'"),
+        ("--parts clasifier=x", "no role 'clasifier' here"),
+        ("--parts classifier=/no/such", "/no/such"),
+        ("--parts classifier=FULL --steps 5", "nothing is trained with --parts classifier; leave out --steps"),
+        ("--parts classifier=FULL backbone=x", "with --parts classifier there is no role 'backbone'"),
+        ("--parts classifier=FULL --data emoji", "the classifier knows no class"),
+        ("--parts backbone=CVT", "in a plain ViT, and this classifier has a CvT"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_is_written(
+    line: str, sentence: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "CVT" in line:
+        from tessera.vision.registry import create
+
+        create("cvt-mini").save_pretrained(tmp_path / "cvt")
+    words = line.replace("FULL", str(trained / "full")).replace("CVT", str(tmp_path / "cvt")).split()
+    assert main(["train", SLUG, "--out", str(tmp_path / "run"), *words]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_study_judges_every_arm_on_one_model_a_seed_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(headline(tmp_path, TINY), 3, out=tmp_path / "result.json", work=tmp_path)
+    assert list(result["arms"]) == list(ARMS)
+    assert result["budget"]["equal"]
+    assert set(result["arms"]["full"]["metrics"]) == {METRIC}
+    names = {MEAN_KL, *map(kl, KEEPS), *map(accuracy_at, KEEPS)}
+    for name in ARMS.keys() - {"full"}:
+        metrics = result["arms"][name]["metrics"]
+        assert set(metrics) == names
+        assert metrics[MEAN_KL]["value"] > 0
+    assert len(result["claims"]) == 8
+    assert all(claim["arm"] == "column" for claim in result["claims"])
+    assert len(list((tmp_path / "models").iterdir())) == 3
+    monkeypatch.setattr("tessera.papers.token_transforming_study.learn", None)  # nothing is trained again
+    for file in tmp_path.glob("*-seed-1.json"):
+        file.unlink()
+    again = run(headline(tmp_path, TINY), 3, out=tmp_path / "result.json", work=tmp_path)
+    assert [one["difference"] for one in again["claims"]] == [one["difference"] for one in result["claims"]]
+
+
+def test_random_dropping_differs_from_seed_to_seed_and_keeping_all_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(SLUG, CloseUps(12, 6, SIZE), TINY, tmp_path)
+    model, full = bench.trained(0)
+    assert np.allclose(divergence(full, bench.logits(model.reduced(keep=1.0))), 0)
+    bench._known[1] = bench.trained(0)  # the same model under another seed
+    assert bench.outcome("random", 0).items[kl(0.5)] != bench.outcome("random", 1).items[kl(0.5)]
+    assert bench.outcome("column", 0).items == bench.outcome("column", 1).items
+
+
+def test_the_divergence_by_hand() -> None:
+    full, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[np.log(3.0), 0.0]])
+    wanted = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    assert divergence(full, other).item() == pytest.approx(wanted)

@@ -1,0 +1,62 @@
+"""Races of fewer tokens: what is counted, and that both sides are the same model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from tessera.cli import main
+from tessera.study import bench, bench_reduce
+from tessera.study.bench import run
+from tessera.study.bench_reduce import REDUCERS, prefill_race, vit_race
+from tessera.vision.registry import create
+
+CPU = torch.device("cpu")
+TINY = LlamaConfig(hidden_size=64, intermediate_size=128, num_attention_heads=2, num_hidden_layers=1)
+
+
+@pytest.fixture
+def plain():
+    return create("vit-mini", hidden_size=24, num_hidden_layers=4, num_attention_heads=2).eval()
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_a_reducer_s_race_counts_fewer_multiply_adds_and_sees_the_same_pictures(name: str, plain) -> None:
+    race = vit_race(name, plain, torch.randn(2, 3, 32, 32))
+    assert race.counted > 1.2
+    ours, theirs = race.ours(), race.theirs()
+    assert ours.tokens.shape[1] < theirs.tokens.shape[1] == 64
+    assert ours.pooled.shape == theirs.pooled.shape
+
+
+@pytest.mark.parametrize("name", bench_reduce.PREFILL)
+def test_a_prefill_s_race_has_fewer_visual_tokens_and_as_much_text(name: str) -> None:
+    race = prefill_race(name, CPU, TINY, grid=(4, 4), left=4)
+    assert race.ours().shape == (1, 4 + bench_reduce.TEXT, 64)
+    assert race.theirs().shape == (1, 16 + bench_reduce.TEXT, 64)
+    assert race.counted > 1.1
+
+
+def test_the_command_writes_the_gain_in_time_beside_that_in_multiply_adds(
+    plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "PRODUCT", {"cpu": 16})
+    monkeypatch.setattr(bench, "devices", lambda: [CPU])
+    race = vit_race("tome", plain, torch.randn(1, 3, 32, 32))
+    monkeypatch.setattr("tessera.study.bench_reduce.races", lambda device: iter([race]))
+    assert main(["bench", "reduce", "--out", str(tmp_path)]) == 0
+    assert f"{race.counted:.2f} x" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "bench-reduce.json").read_text())["rows"]
+    assert row["counted"] == race.counted
+    assert row["speed"] > 0
+
+
+def test_equal_work_counts_as_no_gain() -> None:
+    race = bench.Race(
+        name="a", peer="b", ours=int, theirs=int, macs=1.0, dtype=torch.float32, least=0.9, aim=1.5
+    )  # fmt: skip
+    assert run(race, CPU, rounds=1)["counted"] == 1.0
