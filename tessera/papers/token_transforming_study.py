@@ -13,7 +13,7 @@ MLP of three of its blocks, and nothing is trained again:
     column     many to many: every token spreads over the outputs, so that none is lost
 
 The study of the light is of drawn shapes seen from near, which every machine can draw; the same arms learn the groups
-of emoji (`--study emoji`) and the characters of Omniglot (`--study omniglot --data FOLDER`).
+of emoji (`--study emoji`), digits (`--study digits`) and the characters of Omniglot (`--study omniglot --data FOLDER`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from tessera.classifier import load as load_classifier
 from tessera.data.images import Pixels
 from tessera.data.labelled import ClassesWorld
 from tessera.evaluate.classification import look
+from tessera.files import short_hash
 from tessera.models.classifier import ImageClassifier
 from tessera.papers.pictures import CloseUps, further
 from tessera.study.classifying import METRIC, Budget, Lesson, PictureBench, learn
-from tessera.study.design import Arm, Claim, Outcome, Study, short_hash
+from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
 from tessera.vision.registry import create
 
