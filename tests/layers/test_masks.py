@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.masks import additive, block_causal, positions_within
 from tessera.layers.standardise import Standardise
 
 SEGMENTS = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 2, 3]])
@@ -42,3 +42,10 @@ def test_standardisation_is_undone_by_its_inverse_and_is_the_identity_before_it_
     scale.fit(x, "global")
     torch.testing.assert_close(scale(x).square().mean(), torch.tensor(1.0))
     assert len(scale.std.unique()) == 1 and not scale.mean.any()
+
+
+def test_an_additive_mask_reads_nothing_new_and_leaves_an_empty_row_finite():
+    mask = torch.tensor([[True, False], [False, False]])
+    added = additive(mask, torch.float32)
+    assert added[0].tolist() == [0.0, torch.finfo(torch.float32).min]
+    assert torch.allclose((torch.zeros(2) + added[1]).softmax(-1), torch.full((2,), 0.5))
