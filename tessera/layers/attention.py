@@ -100,9 +100,20 @@ def _attention_for_transformers(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """`attend` in the signature of transformers: returns [B, L, H, D] and no weights."""
+    """`attend` in the signature of transformers: returns [B, L, H, D] and no weights.
+
+    Raises:
+        UserError: dropout, or scores that are bounded (Gemma 2) or share out to a sink (gpt-oss).
+    """
+    if softcap is not None or s_aux is not None:
+        raise UserError(
+            f"attn_implementation={NAME!r} neither bounds scores nor has sinks, as this model asks;"
+            " take attn_implementation='eager'"
+        )
     if dropout:
         raise UserError(
             f"attention dropout {dropout} is not supported by attn_implementation={NAME!r};"

@@ -30,7 +30,7 @@ def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     kinds: Any = AutoModelForCausalLM._model_mapping
     if type(config) not in kinds:
         raise UserError(f"a {config.model_type!r} is no causal language model of transformers")
-    if config._attn_implementation == ATTENTION and not kinds[type(config)]._supports_attention_backend:
+    if config._attn_implementation == ATTENTION and not _takes_the_houses(kinds[type(config)], config):
         config._attn_implementation = None  # transformers picks one that the class has
     return AutoModelForCausalLM.from_config(config)
 
@@ -47,8 +47,14 @@ def own_attention(model: PreTrainedModel) -> Iterator[None]:
     its class can, and else keeps the one that it was built with."""
     config, before = model.config, model.config._attn_implementation
     yield
-    if not model._supports_attention_backend:
+    if not _takes_the_houses(type(model), config):
         config._attn_implementation = before
+
+
+def _takes_the_houses(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Whether the house's attention computes what this class asks of one: it neither bounds scores nor has sinks."""
+    bounded = getattr(config, "attn_logit_softcapping", None) is not None
+    return kind._supports_attention_backend and kind._supports_sdpa and not bounded
 
 
 def takes_positions(model: PreTrainedModel) -> bool:

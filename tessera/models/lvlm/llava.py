@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalG
 
 from tessera.connect.connectors import TwoLayers
 from tessera.connect.registry import create
-from tessera.errors import UserError
+from tessera.errors import CheckpointError, UserError
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.modeling import LVLMForConditionalGeneration
 from tessera.vision.hf import PublishedBackbone, PublishedVisionConfig
-from tessera.weights import read_model
+from tessera.weights import model_type, read_model
 
 _LINEAR = {"fc1": "linear_1", "fc2": "linear_2"}
 
@@ -29,6 +29,8 @@ def load_llava(folder: str | Path, dtype: torch.dtype = torch.float32) -> LVLMFo
             that differ.
         UserError: its image encoder is none that a backbone can be made of.
     """
+    if (kind := model_type(Path(folder))) != LlavaConfig.model_type:
+        raise CheckpointError(f"{folder} holds a {kind!r}, not a {LlavaConfig.model_type!r}")
     theirs: Any = read_model(
         LlavaForConditionalGeneration, folder, dtype, local_files_only=True, attn_implementation=ATTENTION
     )
