@@ -1,6 +1,6 @@
 """Connectors by name.
 
-    connector = create("mlp2x_gelu", 1024, 4096)
+connector = create("mlp2x_gelu", 1024, 4096)
 """
 
 from __future__ import annotations

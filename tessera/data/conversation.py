@@ -96,11 +96,11 @@ class ConversationBuilder(SequenceBuilder):
         if (marks := encoded.ids.count(self.place_id)) != len(images):
             raise BadSample(f"the chat template wrote {marks} marks for {len(images)} pictures")
         waiting, ending = iter(images), False
-        for index, (start, _) in zip(encoded.ids, encoded.offsets, strict=True):
+        for index, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
             if index == self.place_id:
                 self._picture(tape, next(waiting), False)
                 continue
-            within = any(first <= start < last for first, last in spans)
+            within = any(first <= start and end <= last for first, last in spans)  # one that reaches out is not
             tape.words([index], within)
             ending = index == self.eos_id or (ending and text[start:].isspace())
         if closed and turns[-1]["role"] == "assistant" and not ending:
@@ -177,7 +177,10 @@ class ConversationBuilder(SequenceBuilder):
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    turns, tokenize=False, chat_template=self._template, **options  # type: ignore[arg-type]
+                    turns,
+                    tokenize=False,
+                    chat_template=self._template,
+                    **options,  # type: ignore[arg-type]
                 )
             )
         except Exception as error:  # templates raise their own, and Jinja many kinds

@@ -136,7 +136,8 @@ class SequenceBuilder:
                 f"the tokenizer lacks {', '.join(missing) or 'a begin or end token'};"
                 " add them with tokenizer.add_special_tokens before building sequences"
             )
-        self.begin, self.eos_id = [int(tokenizer.bos_token_id)], int(tokenizer.eos_token_id)
+        self.bos_id, self.eos_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.begin = [self.bos_id]
         self.open_id, self.close_id, self.place_id = vocabulary[OPEN], vocabulary[CLOSE], vocabulary[PLACE]
 
     def encode(self, text: str) -> list[int]:

@@ -235,7 +235,9 @@ def test_logits_processors_and_embeddings_made_before_are_taken():
     embeds = model.encode_images(pixels(1))
     said = model.generate(ids, image_embeds=embeds, logits_processor=[Only()], **GREEDY)
     assert said[0, ids.shape[1] :].tolist() == [9] * 6
-    one, other = (model.generate(ids, **given, **GREEDY) for given in ({"image_embeds": embeds}, {"pixel_values": pixels(1)}))
+    one, other = (
+        model.generate(ids, **given, **GREEDY) for given in ({"image_embeds": embeds}, {"pixel_values": pixels(1)})
+    )
     assert one.tolist() == other.tolist()
 
 
@@ -266,7 +268,9 @@ def test_a_configuration_that_makes_no_model_is_one_sentence(fields, said):
 
 def test_placeholders_and_pictures_that_differ_are_counted():
     model = tiny_model()
-    with pytest.raises(DataError, match="the text has 8 image placeholders but its pictures fill 4; a picture .* takes 4"):
+    with pytest.raises(
+        DataError, match="the text has 8 image placeholders but its pictures fill 4; a picture .* takes 4"
+    ):
         model(torch.tensor([[BEGIN, *PICTURE, *PICTURE]]), pixel_values=pixels(1))
     with pytest.raises(DataError, match="the text has 4 image placeholders but its pictures fill 0"):
         model.generate(torch.tensor([[BEGIN, *PICTURE]]), **GREEDY)

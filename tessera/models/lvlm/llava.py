@@ -112,5 +112,3 @@ def _check_fits(model: LVLMForConditionalGeneration) -> None:
     for what, wrong in failing.items():
         if wrong:
             raise UserError(f"LLaVA's layout has no place for {what}")
-
-
