@@ -163,7 +163,7 @@ class ConversationBuilder(SequenceBuilder):
         upto = self._render(turns[: place + 1])
         if not (text.startswith(upto) and upto.startswith(before)):
             raise BadSample(
-                "the chat template writes a turn otherwise once another follows, so that what is learned cannot be told;"
+                "the chat template writes a turn otherwise once another follows, so what is learned cannot be told;"
                 " give a chat_template that does not"
             )
         return len(before), len(upto)

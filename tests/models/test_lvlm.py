@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, LogitsProcessor
+from transformers.generation import BaseStreamer
 
 from tessera.data.packing import collate_rows
 from tessera.data.sequence import IGNORED, Sequence
@@ -241,6 +242,37 @@ def test_logits_processors_and_embeddings_made_before_are_taken():
     assert one.tolist() == other.tolist()
 
 
+def test_guidance_of_transformers_contrasts_the_prompt_with_one_that_has_no_picture():
+    model, shown, blind = tiny_model(), torch.tensor([prompts()[0]]), torch.tensor([[BEGIN, *words(3)]])
+    said = model.generate(
+        shown, pixel_values=pixels(1), negative_prompt_ids=blind, guidance_scale=1.5, **GREEDY
+    )[0, shown.shape[1] :]  # fmt: skip
+    embeds = model.encode_images(pixels(1))
+    for step in range(6):
+        before = said[None, :step]
+        seen = model(torch.cat([shown, before], 1), image_embeds=embeds).logits[0, -1].log_softmax(-1)
+        unseen = model(torch.cat([blind, before], 1)).logits[0, -1].log_softmax(-1)
+        scores = unseen + 1.5 * (seen - unseen)
+        scores[SLOT] = -torch.inf
+        assert scores.argmax() == said[step]
+
+
+def test_words_are_streamed_as_they_come():
+    class Heard(BaseStreamer):
+        def __init__(self):
+            self.words = []
+
+        def put(self, value):
+            self.words += value.flatten().tolist()
+
+        def end(self):
+            self.words.append(None)
+
+    model, ids, heard = tiny_model(), torch.tensor([prompts()[0]]), Heard()
+    said = model.generate(ids, pixel_values=pixels(1), streamer=heard, **GREEDY)
+    assert heard.words == [*said[0].tolist(), None]
+
+
 def test_generation_ends_with_the_language_models_positions_row_by_row():
     model = tiny_model()
     long, short = [BEGIN, *words(CONTEXT - 3)], [BEGIN, *words(CONTEXT - 5)]
@@ -268,12 +300,18 @@ def test_a_configuration_that_makes_no_model_is_one_sentence(fields, said):
 
 def test_placeholders_and_pictures_that_differ_are_counted():
     model = tiny_model()
-    with pytest.raises(
-        DataError, match="the text has 8 image placeholders but its pictures fill 4; a picture .* takes 4"
-    ):
+    with pytest.raises(DataError, match="the batch has 8 image placeholders but 4 visual embeddings were given"):
         model(torch.tensor([[BEGIN, *PICTURE, *PICTURE]]), pixel_values=pixels(1))
-    with pytest.raises(DataError, match="the text has 4 image placeholders but its pictures fill 0"):
+    with pytest.raises(DataError, match="the batch has 4 image placeholders but 0 visual embeddings were given"):
         model.generate(torch.tensor([[BEGIN, *PICTURE]]), **GREEDY)
+
+
+def test_a_batch_of_no_pictures_touches_the_connector_and_changes_nothing():
+    model, ids = tiny_model(), torch.tensor([[BEGIN, *words(5)]])
+    output = model(ids, labels=ids, pixel_values=pixels(0))
+    torch.testing.assert_close(output.loss, model(ids, labels=ids).loss)
+    output.loss.backward()
+    assert not model.connector.mlp.fc1.weight.grad.any()
 
 
 def test_what_cannot_be_read_or_learned_is_one_sentence():

@@ -62,8 +62,8 @@ class LVLMConfig(PreTrainedConfig):
             raise UserError(f"image_token_id is {self.image_token_id}; an id is 0 or more")
         if self.vision_feature_layer == [] or 0 in self.vision_feature_layers:
             raise UserError(
-                f"vision_feature_layer is {self.vision_feature_layer}; blocks count from 1, or from -1 backwards, and at"
-                " least one is read"
+                f"vision_feature_layer is {self.vision_feature_layer}; blocks count from 1, or from -1 backwards, and"
+                " at least one is read"
             )
 
     @property

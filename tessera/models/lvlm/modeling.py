@@ -24,8 +24,9 @@ from transformers import (
 
 from tessera.connect.connectors import Connector, Grid
 from tessera.connect.registry import create as create_connector
-from tessera.errors import DataError, TrainingStopped, UserError
+from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import positions_within
+from tessera.layers.placeholders import fill
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.generation import never_a_picture, repeat_pictures, within_context
 from tessera.models.lvlm.language import (
@@ -178,7 +179,9 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return states[place]
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Pixels [M, 3, H, W] -> tokens [M, N, d] for the language model."""
+        """Pixels [M, 3, H, W] -> tokens [M, N, d] for the language model; M may be 0."""
+        if not len(pixel_values):  # one blank picture, of which nothing is kept: each process touches each part
+            return self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         features, grid = self.visual_features(pixel_values)
         return self.connector(features.to(next(self.connector.parameters()).dtype), grid)
 
@@ -189,17 +192,7 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             DataError: the number of placeholders is not M * N.
         """
         slots = input_ids == self.config.image_token_id
-        given = 0 if image_embeds is None else image_embeds.numel() // image_embeds.shape[-1]
-        if (wanted := int(slots.sum())) != given:
-            each = self.num_image_tokens()
-            raise DataError(
-                f"the text has {wanted} image placeholders but its pictures fill {given}; a picture of the usual size"
-                f" takes {each}"
-            )
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(slots, 0))
-        if image_embeds is None:
-            return embeds
-        return embeds.masked_scatter(slots[..., None], image_embeds.to(embeds.dtype))
+        return fill(self.get_input_embeddings()(input_ids.masked_fill(slots, 0)), slots, image_embeds)
 
     def forward(
         self,
@@ -233,13 +226,14 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             DataError: placeholders and pictures do not match.
-            UserError: packed rows for a language model that cannot keep them apart.
+            UserError: no input, or packed rows for a language model that cannot keep them apart.
             TrainingStopped: nothing in the batch is learned and no denominator was given.
         """
         if image_embeds is None and pixel_values is not None:
             image_embeds = self.encode_images(pixel_values)
         if inputs_embeds is None:
-            assert input_ids is not None
+            if input_ids is None:
+                raise UserError("give input_ids or inputs_embeds; both are missing")
             inputs_embeds = self.embed(input_ids, image_embeds)
         if segment_ids is not None:
             if attention_mask is not None:
@@ -254,11 +248,16 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs["past_key_values"] = past_key_values
         if labels is None:
             return self._output(self.language_model(**inputs, logits_to_keep=logits_to_keep))
-        learned = route(labels, None, segment_ids).text
-        with head_reads(self.get_output_embeddings(), learned):
+        return self._learned(inputs, labels, route(labels, None, segment_ids).text, num_text)
+
+    def _learned(
+        self, inputs: dict[str, Any], labels: Tensor, steps: Tensor, num_text: float | Tensor | None
+    ) -> LVLMOutput:
+        """The loss of the words [B, L] that follow the `steps`, bool [B, L - 1]. Raises as `forward`."""
+        with head_reads(self.get_output_embeddings(), steps):
             output = self._output(self.language_model(**inputs))
         assert output.logits is not None
-        output.logits, output.words = output.logits[0], labels[:, 1:][learned]
+        output.logits, output.words = output.logits[0], labels[:, 1:][steps]
         output.text = next_token(output.logits, output.words)
         if num_text is None and not output.text.number:
             raise TrainingStopped(
