@@ -10,6 +10,7 @@ from transformers.generation import BaseStreamer
 from tessera.data.packing import collate_rows
 from tessera.data.sequence import IGNORED, Sequence
 from tessera.errors import CheckpointError, DataError, TrainingStopped, UserError
+from tessera.models.folder import check_folder
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.vision.registry import create
 from tests.models.lvlm_tiny import (
@@ -175,6 +176,7 @@ def test_any_backbone_by_name_is_an_encoder_and_a_saved_model_answers_as_before(
     ).eval()
     ids, shown = torch.tensor([[BEGIN, SLOT, *words(4)]]), pixels(1, size=32)
     model.save_pretrained(tmp_path)
+    check_folder(tmp_path, LVLMForConditionalGeneration)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
     torch.testing.assert_close(again(ids, pixel_values=shown).logits, model(ids, pixel_values=shown).logits)
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight

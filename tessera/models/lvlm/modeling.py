@@ -76,16 +76,13 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision: VisionBackbone = AutoModel.from_config(config.vision_config) if vision is None else vision
         self.language_model = new_language_model(config.text_config) if language_model is None else language_model
         config.text_config = self.language_model.config  # one object, so that resizing the vocabulary reaches both
-        self.connector = (
-            create_connector(
-                config.connector,
-                self.vision.width * max(1, len(config.vision_feature_layers)),
-                self.get_input_embeddings().embedding_dim,
-                **(config.connector_options or {}),
+        if connector is None:
+            table: Any = self.get_input_embeddings()
+            read = self.vision.width * max(1, len(config.vision_feature_layers))
+            connector = create_connector(
+                config.connector, read, table.embedding_dim, **(config.connector_options or {})
             )
-            if connector is None
-            else connector
-        )
+        self.connector = connector
         self.num_image_tokens()  # refuses a connector that the grid does not suit before anything is trained
         self.post_init()
         if language_model is not None and language_model.generation_config is not None:
@@ -294,12 +291,14 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             stopping_criteria = within_context(self.config, stopping_criteria, ids, options.get("attention_mask"))
         if pixel_values is not None:
             options["image_embeds"] = self.encode_images(pixel_values)
-        return super().generate(inputs, generation_config, processors, stopping_criteria, **options)
+        parent: Any = super()  # whose own types ask for a protocol that no model is known to meet; as below
+        return parent.generate(inputs, generation_config, processors, stopping_criteria, **options)
 
     def prepare_inputs_for_generation(self, *arguments: Any, **kwargs: Any) -> dict[str, Any]:
         """As everywhere; pictures enter once, and are in the cache from then on."""
         # transformers looks at the name `kwargs` to know that arguments of `forward` are welcome
-        inputs = super().prepare_inputs_for_generation(*arguments, **kwargs)
+        parent: Any = super()
+        inputs = parent.prepare_inputs_for_generation(*arguments, **kwargs)
         if not kwargs.get("is_first_iteration") and inputs.get("use_cache", True):
             inputs.pop("image_embeds", None)
         return inputs
@@ -311,7 +310,8 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if embeds is not None:  # a row may have any number of pictures, so they do not multiply as rows do
             slots = input_ids == self.config.image_token_id
             embeds = repeat_pictures(embeds, slots, expand_size)
-        ids, expanded = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **options)
+        parent: Any = super()
+        ids, expanded = parent._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **options)
         return ids, expanded if embeds is None else {**expanded, "image_embeds": embeds}
 
     @staticmethod
