@@ -13,6 +13,7 @@ from tessera.connect.connectors import TwoLayers
 from tessera.connect.registry import create
 from tessera.errors import CheckpointError, UserError
 from tessera.layers.attention import NAME as ATTENTION
+from tessera.models.adapters import refuse_adapters
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.modeling import LVLMForConditionalGeneration
 from tessera.vision.hf import PublishedBackbone, PublishedVisionConfig
@@ -67,10 +68,11 @@ def save_llava(model: LVLMForConditionalGeneration, folder: str | Path, **option
         options: further arguments of `save_pretrained`.
 
     Raises:
-        UserError: LLaVA's layout has no place for a part of it.
+        UserError: LLaVA's layout has no place for a part of it, or adapters are not merged yet.
     """
     ours: Any = model
     config, connector, vision = ours.config, ours.connector, ours.vision
+    refuse_adapters(model)
     _check_fits(model)
     first = connector.mlp.fc1
     given = LlavaConfig(

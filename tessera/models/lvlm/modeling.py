@@ -7,6 +7,7 @@ C width of what the connector reads, d width of the language model.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from tessera.connect.registry import create as create_connector
 from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import positions_within
 from tessera.layers.placeholders import fill
+from tessera.models.adapters import refuse_adapters
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.generation import never_a_picture, repeat_pictures, within_context
 from tessera.models.lvlm.language import (
@@ -115,6 +117,15 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not any(parameter.requires_grad for parameter in self.vision.parameters()):
             self.vision.eval()
         return self
+
+    def save_pretrained(self, save_directory: str | PathLike[Any], *arguments: Any, **options: Any) -> None:
+        """As everywhere. Adapters are merged first.
+
+        Raises:
+            UserError: adapters are not merged yet.
+        """
+        refuse_adapters(self)
+        super().save_pretrained(save_directory, *arguments, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's table of words."""

@@ -18,7 +18,7 @@ from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import block_causal, positions_within
 from tessera.layers.placeholders import fill
 from tessera.layers.standardise import Standardise
-from tessera.models.vlgpt.adapters import has_adapters
+from tessera.models.adapters import refuse_adapters
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
@@ -112,8 +112,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         Raises:
             UserError: adapters are not merged yet.
         """
-        if has_adapters(self):
-            raise UserError("the model still has its adapters; call merge_adapters(model) before saving it")
+        refuse_adapters(self)
         super().save_pretrained(save_directory, *arguments, **options)
 
     def get_input_embeddings(self) -> nn.Module:
