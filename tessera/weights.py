@@ -27,6 +27,17 @@ Shapes = dict[str, tuple[int, ...]]
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
+def model_type(folder: Path) -> str:
+    """What config.json in `folder` says it holds. Raises CheckpointError where it cannot be read."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(values["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} is no folder of a model: its config.json cannot be read ({reason(error)})"
+        ) from error
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder as transformers lays it out.
 

@@ -221,6 +221,10 @@ class Pixels:
             image = self.augment(image, rng)
         return normalise(to_array(fit_square(image, self.size, self.fit)), self.mean, self.std)
 
+    def several(self, image: PIL.Image, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """What a sequence shows of the picture, in order: the picture itself, as `one`."""
+        return [self.one(image, rng)]
+
 
 def pixel_values(
     images: Sequence[PIL.Image],

@@ -31,8 +31,8 @@ class Batch:
     input_ids int64 [B, L]; labels int64 [B, L], unshifted, -100 where not a text target; visual_target bool
     [B, L]; position_ids int64 [B, L], from 0 in each segment; segment_ids int64 [B, L], 0 is padding,
     segments of a row are 1, 2, ...; images: M pictures in order of appearance, row by row; image_keys: their
-    cache keys; pixel_values float32 [M, 3, S, S], or None where the packer was not told to decode;
-    sample_ids: the names in each row.
+    cache keys; pixel_values float32 [M, 3, S, S], more than M where pictures are tiled, or None where the
+    packer was not told to decode; sample_ids: the names in each row.
     """
 
     input_ids: torch.Tensor
@@ -202,4 +202,4 @@ class Packer:
             self.opener(item.sequence.images)
             return []
         rng = item.draw.rng("augment")
-        return [self.pixels.one(image.pil(), rng) for image in item.sequence.images]
+        return [one for image in item.sequence.images for one in self.pixels.several(image.pil(), rng)]

@@ -24,6 +24,7 @@ from tessera.data.sample import Image, Sample, Segment, Text
 from tessera.errors import BadSample, UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100  # the label of what is no target: PyTorch's own default for cross-entropy
@@ -60,7 +61,7 @@ def check_length(length: int, limit: int) -> None:
         )
 
 
-class _Tape:
+class Tape:
     """Positions as they are written, one list for each field of a Sequence."""
 
     def __init__(self) -> None:
@@ -78,6 +79,16 @@ class _Tape:
         self.ids += ids
         self.labels += [IGNORED] * len(ids)
         self.visual += [learned] * len(ids)
+
+
+def copied(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """The tokenizer's rules, as a copy that neither cuts nor pads."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 class SequenceBuilder:
@@ -101,25 +112,13 @@ class SequenceBuilder:
         max_length: int = 512,
         system: str = SYSTEM,
     ) -> None:
-        from tokenizers import Tokenizer
-
         self.num_image_positions = num_image_positions
         self.max_length = max_length
         self.system = system
         # A copy of our own, in which the text '[IMG]' in a user's caption is five characters, not a picture.
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend = copied(tokenizer)
         self._backend.encode_special_tokens = True
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (OPEN, CLOSE, PLACE) if token not in vocabulary]
-        if missing or tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-            raise UserError(
-                f"the tokenizer lacks {', '.join(missing) or 'a begin or end token'};"
-                " add them with tokenizer.add_special_tokens before building sequences"
-            )
-        self.bos_id, self.eos_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
-        self.open_id, self.close_id, self.place_id = vocabulary[OPEN], vocabulary[CLOSE], vocabulary[PLACE]
+        self._read_marks(tokenizer)
         # SentencePiece-style tokenizers put a space before every text by themselves.
         first = self._backend.encode("a", add_special_tokens=False).tokens[0]
         self._space = "" if first.startswith("\u2581") else " "
@@ -128,6 +127,18 @@ class SequenceBuilder:
             for role, marker in _MARKERS.items()
             for start in (True, False)
         }
+
+    def _read_marks(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in (OPEN, CLOSE, PLACE) if token not in vocabulary]
+        if missing or tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"the tokenizer lacks {', '.join(missing) or 'a begin or end token'};"
+                " add them with tokenizer.add_special_tokens before building sequences"
+            )
+        self.bos_id, self.eos_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.begin = [self.bos_id]
+        self.open_id, self.close_id, self.place_id = vocabulary[OPEN], vocabulary[CLOSE], vocabulary[PLACE]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
@@ -159,11 +170,7 @@ class SequenceBuilder:
         if lead_in:
             run = (*run, Text(lead_in, learned=False, role="assistant" if chat else None))
         built = self._lay_out(run, "", closed=False)
-        tail = []
-        if chat and self._roles(run)[-1] != "assistant":
-            tail += self._markers["assistant", False]
-        if draw:
-            tail.append(self.open_id)
+        tail = self._tail(chat and self._roles(run)[-1] != "assistant", draw)
         ids = np.concatenate([built.input_ids, np.asarray(tail, np.int32)])
         check_length(len(ids), self.max_length)
         return replace(
@@ -173,9 +180,12 @@ class SequenceBuilder:
             visual_target=np.zeros(len(ids), bool),
         )
 
+    def _tail(self, answer: bool, draw: bool) -> list[int]:
+        """What ends a prompt: the assistant's marker, an open [IMG]."""
+        return [*(self._markers["assistant", False] if answer else []), *([self.open_id] if draw else [])]
+
     def _lay_out(self, segments: tuple[Segment, ...], name: str, closed: bool) -> Sequence:
-        tape = _Tape()
-        tape.words([self.bos_id], False)
+        tape = Tape()
         if any(getattr(segment, "role", None) for segment in segments):
             self._dialogue(tape, segments, closed)
         else:
@@ -189,7 +199,8 @@ class SequenceBuilder:
             name,
         )
 
-    def _running(self, tape: _Tape, segments: tuple[Segment, ...], closed: bool) -> None:
+    def _running(self, tape: Tape, segments: tuple[Segment, ...], closed: bool) -> None:
+        tape.words(self.begin, False)
         before: Segment | None = None
         learned = False
         for segment in segments:
@@ -200,7 +211,8 @@ class SequenceBuilder:
         if closed:
             tape.words([self.eos_id], learned)
 
-    def _dialogue(self, tape: _Tape, segments: tuple[Segment, ...], closed: bool) -> None:
+    def _dialogue(self, tape: Tape, segments: tuple[Segment, ...], closed: bool) -> None:
+        tape.words(self.begin, False)
         roles = self._roles(segments)
         if roles[0] != "system" and self.system:
             tape.words(self.encode(self.system), False)
@@ -217,21 +229,24 @@ class SequenceBuilder:
         if closed and speaker == "assistant":
             tape.words([self.eos_id], learned)
 
-    def _write(self, tape: _Tape, segment: Segment, learned: bool, spaced: bool) -> bool:
+    def _write(self, tape: Tape, segment: Segment, learned: bool, spaced: bool) -> bool:
         """Write one segment and return whether it is learned."""
         if isinstance(segment, Text):
             check_text(segment.text)
             space = self._space if spaced and not segment.text[:1].isspace() else ""
             tape.words(self.encode(space + segment.text), learned)
         elif isinstance(segment, Image):
-            tape.words([self.open_id], learned)
-            tape.places([self.place_id] * self.num_image_positions, learned)
-            tape.words([self.close_id], learned)
-            tape.images.append(segment)
+            self._picture(tape, segment, learned)
         else:
             kind = type(segment).__name__
             raise BadSample(f"a {kind} segment has no place in a sequence of words and pictures")
         return learned
+
+    def _picture(self, tape: Tape, image: Image, learned: bool) -> None:
+        tape.words([self.open_id], learned)
+        tape.places([self.place_id] * self.num_image_positions, learned)
+        tape.words([self.close_id], learned)
+        tape.images.append(image)
 
     @staticmethod
     def _roles(segments: tuple[Segment, ...]) -> list[str]:

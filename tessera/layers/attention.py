@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from tessera.errors import UserError
+from tessera.layers.masks import additive
 
 NAME = "tessera"
 # Above this many positions the score matrix no longer fits the cache and the fused kernel wins again.
@@ -83,9 +84,7 @@ def _by_products(
 def _bias(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> Tensor:
     """The mask as a float [1 or B * H, L, S] that is added to the scores."""
     if mask.dtype == torch.bool:
-        # The lowest finite number instead of -inf: a row that may read nothing gives an average, not NaN.
-        lowest = torch.finfo(dtype).min
-        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, lowest)
+        mask = additive(mask, dtype)
     mask = mask.to(dtype).reshape((1,) * (4 - mask.dim()) + mask.shape)
     if mask.shape[:2] == (1, 1):
         return mask[0]
@@ -101,9 +100,20 @@ def _attention_for_transformers(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """`attend` in the signature of transformers: returns [B, L, H, D] and no weights."""
+    """`attend` in the signature of transformers: returns [B, L, H, D] and no weights.
+
+    Raises:
+        UserError: dropout, or scores that are bounded (Gemma 2) or share out to a sink (gpt-oss).
+    """
+    if softcap is not None or s_aux is not None:
+        raise UserError(
+            f"attn_implementation={NAME!r} neither bounds scores nor has sinks, as this model asks;"
+            " take attn_implementation='eager'"
+        )
     if dropout:
         raise UserError(
             f"attention dropout {dropout} is not supported by attn_implementation={NAME!r};"

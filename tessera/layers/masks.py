@@ -21,6 +21,12 @@ def block_causal(segment_ids: Tensor) -> Tensor:
     return ((segment_ids[:, :, None] == segment_ids[:, None, :]) & earlier)[:, None]
 
 
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask, True where it may be read, as a float that is added to the scores: 0, or the lowest finite number,
+    so that a row that may read nothing gives an average and not NaN."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
 def positions_within(segment_ids: Tensor) -> Tensor:
     """int64 [B, L]: the place of each position in its own sequence, counted from 0.
 

@@ -6,21 +6,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from tessera.errors import UserError, nearest
+
 
 class Mlp(nn.Module):
-    """Linear, activation, Linear: [..., width] -> [..., width].
+    """Linear, activation, Linear: [..., width] -> [..., out].
 
     Args:
         hidden: width between the two.
         activation: a name in transformers' table: gelu (exact), quick_gelu, silu ...
+        out: width of the result, by default that of the input.
+        bias: whether both layers have one.
         dropout: share of the result that is dropped in training.
+
+    Raises:
+        UserError: no activation has this name.
     """
 
-    def __init__(self, width: int, hidden: int, activation: str = "gelu", *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        activation: str = "gelu",
+        *,
+        out: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        if activation not in ACT2FN:
+            raise UserError(f"no activation is named {activation!r}{nearest(activation, ACT2FN)}")
+        self.fc1 = nn.Linear(width, hidden, bias)
         self.activation = ACT2FN[activation]
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, width if out is None else out, bias)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:

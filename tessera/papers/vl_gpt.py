@@ -22,7 +22,8 @@ from tessera.data.source import World
 from tessera.data.worlds import open_world, world_names
 from tessera.data.worlds.emoji_font import find_font
 from tessera.errors import UserError
-from tessera.models.vlgpt.adapters import add_adapters, has_adapters, merge_adapters
+from tessera.models.adapters import has_adapters, merge_adapters
+from tessera.models.vlgpt.adapters import add_adapters
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from tessera.errors import CheckpointError, UserError, nearest, reason
 from tessera.vision.base import VisionBackbone
-from tessera.weights import read_model
+from tessera.weights import model_type, read_model
 
 ARCHITECTURES: tuple[str, ...] = (
     "tessera.vision.hf",
@@ -95,18 +94,8 @@ def create(name: str, **changes: Any) -> VisionBackbone:
         raise UserError(f"{name} is a folder, whose backbone is as it is; {', '.join(changes)} cannot be changed")
     import_architectures()
     folder = Path(name)
-    kind = _model_type(folder)
+    kind = model_type(folder)
     return _loaders[kind](folder) if kind in _loaders else _ours(folder, kind)
-
-
-def _model_type(folder: Path) -> str:
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(values["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder} is no folder of a model: its config.json cannot be read ({reason(error)})"
-        ) from error
 
 
 def _ours(folder: Path, kind: str) -> VisionBackbone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
@@ -153,3 +154,9 @@ def test_attention_dropout_is_refused_in_one_sentence():
     model = tiny_llama("tessera", attention_dropout=0.1).train()
     with pytest.raises(UserError, match="attention dropout 0.1 is not supported"):
         model(torch.arange(5)[None])
+
+
+def test_scores_that_are_to_be_bounded_are_refused_and_not_left_unbounded():
+    x = torch.randn(1, 2, 3, 4)
+    with pytest.raises(UserError, match="take attn_implementation='eager'"):
+        AttentionInterface()[attention.NAME](torch.nn.Module(), x, x, x, None, softcap=50.0)

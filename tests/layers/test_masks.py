@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.masks import additive, block_causal, positions_within
 from tessera.layers.standardise import Reweigh, Standardise
 
 SEGMENTS = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 2, 3]])
@@ -58,3 +58,10 @@ def test_reweighing_lets_distances_count_by_what_is_read_and_is_undone():
     assert spread.mean().item() == pytest.approx(1, rel=0.02)
     # What is read was 1 part in 168 of the spread; now it is half, and the little that the even share leaves it.
     assert spread[5:].sum().item() / spread.sum().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_additive_mask_reads_nothing_new_and_leaves_an_empty_row_finite():
+    mask = torch.tensor([[True, False], [False, False]])
+    added = additive(mask, torch.float32)
+    assert added[0].tolist() == [0.0, torch.finfo(torch.float32).min]
+    assert torch.allclose((torch.zeros(2) + added[1]).softmax(-1), torch.full((2,), 0.5))

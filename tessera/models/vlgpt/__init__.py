@@ -1,6 +1,7 @@
 """VL-GPT: one causal transformer over words and pictures (arXiv 2312.09251)."""
 
-from tessera.models.vlgpt.adapters import LORA_TARGETS, add_adapters, has_adapters, lora_config, merge_adapters
+from tessera.models.adapters import has_adapters, merge_adapters
+from tessera.models.vlgpt.adapters import LORA_TARGETS, add_adapters, lora_config
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig, VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration

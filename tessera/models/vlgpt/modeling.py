@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 
-from tessera.errors import DataError, TrainingStopped, UserError
+from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.placeholders import fill
 from tessera.layers.standardise import Reweigh, Standardise
-from tessera.models.vlgpt.adapters import has_adapters
+from tessera.models.adapters import refuse_adapters
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
@@ -118,8 +119,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         Raises:
             UserError: adapters are not merged yet.
         """
-        if has_adapters(self):
-            raise UserError("the model still has its adapters; call merge_adapters(model) before saving it")
+        refuse_adapters(self)
         super().save_pretrained(save_directory, *arguments, **options)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -196,13 +196,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
             DataError: the number of placeholders is not M * N.
         """
         slots = input_ids == self.config.image_placeholder_id
-        given = 0 if image_embeds is None else image_embeds.shape[0] * image_embeds.shape[1]
-        if (wanted := int(slots.sum())) != given:
-            raise DataError(f"the batch has {wanted} image placeholders but {given} visual embeddings were given")
-        embeds = self.embed_tokens(input_ids)
-        if image_embeds is None:
-            return embeds
-        return embeds.masked_scatter(slots[..., None], image_embeds.to(embeds.dtype))
+        return fill(self.embed_tokens(input_ids), slots, image_embeds)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] -> scores of the next word [..., V], [IMG] and [/IMG] among them."""

@@ -1,0 +1,62 @@
+"""Low-rank adapters (LoRA) beside the weights of a language model, and merged into it when training has ended."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tessera.errors import UserError
+
+
+def add_lora(language_model: PreTrainedModel, *, rank: int, alpha: int, dropout: float = 0.0) -> None:
+    """Put new adapters on every linear layer of a causal language model but its head, and freeze the rest of it. They
+    change nothing yet: their B is zero.
+
+    Raises:
+        UserError: a rank below 1, or adapters that are there already.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, which only training pays for
+
+    if rank < 1:
+        raise UserError(f"the rank of adapters is {rank}; it is at least 1")
+    if has_adapters(language_model):
+        raise UserError("the model has adapters already; call merge_adapters(model) before adding others")
+    head = language_model.get_output_embeddings()
+    layers = {
+        name: module
+        for name, module in language_model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in layers.values()),  # GPT-2's are transposed
+    )  # fmt: skip
+    inject_adapter_in_model(config, language_model)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether adapters stand beside the weights of `model`."""
+    return any(".lora_" in name for name, _ in model.named_parameters())
+
+
+def refuse_adapters(model: nn.Module) -> None:
+    """Raise UserError where adapters are not merged yet: beside them weights have names that no plain model loads."""
+    if has_adapters(model):
+        raise UserError("the model still has its adapters; call merge_adapters(model) before saving it")
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Add each adapter to the weight that it stands beside and take it away; the outputs stay what they were.
+
+    What is left is the plain model. Without adapters nothing happens.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+    for module in list(model.modules()):
+        if hasattr(module, "peft_config"):  # else peft would count these adapters beside later ones
+            del module.peft_config
