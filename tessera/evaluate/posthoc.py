@@ -34,7 +34,7 @@ def label_words(tokenizer: Any, labels: Sequence[str], *, casings: bool = True) 
     Raises:
         UserError: the tokenizer has no single token for a label, or one token for two.
     """
-    found = []
+    found: list[list[int]] = []
     for label in labels:
         spellings = {label, label.lower(), label.capitalize(), label.upper()} if casings else {label}
         written = [space + one for one in spellings for space in ("", " ")]
