@@ -1,0 +1,153 @@
+"""Whether a model sees what is not there: questions about objects that are in a picture and as many about objects that
+are not, as POPE (2305.10355) asks them, from scenes whose content is known exactly.
+
+Absent objects are drawn at random ("random"), are those most frequent in all pictures ("popular"), or are those most
+often seen together with what is in the picture ("adversarial").
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from tessera.data.sample import Sample, question
+from tessera.data.source import Split
+from tessera.data.worlds.scenes import Scene, ScenesWorld
+from tessera.data.worlds.scenes.graph import COLOURS, SHAPES
+from tessera.data.worlds.scenes.words import article
+from tessera.errors import UserError, nearest
+from tessera.evaluate.intervals import Estimate, bootstrap, exact_binomial
+
+Strategy = Literal["random", "popular", "adversarial"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+QUESTION = "is there {a}?"
+EACH = 3  # objects of either answer asked about a picture, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question whether `thing` is in picture `picture`; `answer` is "yes" or "no"."""
+
+    picture: int
+    thing: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The question."""
+        return QUESTION.format(a=article(self.thing))
+
+
+def present(scene: Scene) -> list[str]:
+    """The objects of a scene by colour and shape, each once, in the order of OBJECTS."""
+    return sorted({f"{one.colour} {one.shape}" for one in scene.objects}, key=OBJECTS.index)
+
+
+def probe_scenes(scenes: Sequence[Scene], strategy: Strategy, *, each: int = EACH, seed: int = 0) -> list[Probe]:
+    """Of every scene up to `each` objects that are there and as many that are not: just as many yes as no.
+
+    Frequencies and company are counted over `scenes`; where two are equal, the order of OBJECTS decides.
+
+    Raises:
+        UserError: there is no such strategy, or `each` is below 1.
+    """
+    if strategy not in STRATEGIES:
+        raise UserError(
+            f"there is no strategy {strategy!r}{nearest(strategy, STRATEGIES)}; known are {', '.join(STRATEGIES)}"
+        )
+    if each < 1:
+        raise UserError(f"each is {each}; ask about at least 1 object of a picture")
+    things = [present(scene) for scene in scenes]
+    frequency = Counter(thing for some in things for thing in some)
+    company = Counter(pair for some in things for pair in permutations(some, 2))
+    probes = []
+    for number, here in enumerate(things):
+        rng = np.random.default_rng((seed, number))
+        asked = [here[place] for place in rng.permutation(len(here))[:each]]
+        absent = [thing for thing in OBJECTS if thing not in here]
+        if strategy == "random":
+            absent = [absent[place] for place in rng.permutation(len(absent))]
+        elif strategy == "popular":
+            absent.sort(key=lambda thing: -frequency[thing])
+        else:
+            absent.sort(key=lambda thing: -sum(company[seen, thing] for seen in here))  # noqa: B023 (used at once)
+        probes += [Probe(number, thing, "yes") for thing in asked]
+        probes += [Probe(number, thing, "no") for thing in absent[: len(asked)]]
+    return probes
+
+
+def probe_world(
+    world: ScenesWorld, split: Split = "heldout", strategy: Strategy = "random", *, pictures: int = 500, seed: int = 0
+) -> list[Sample]:
+    """The probes of the first `pictures` pictures of a split as Samples; `meta` has "type", "thing" and "answer".
+
+    Raises:
+        UserError: the split has fewer pictures, or as `probe_scenes`.
+    """
+    if pictures > world.pictures[split]:
+        raise UserError(f"the split {split!r} has {world.pictures[split]} pictures, not {pictures}")
+    probes = probe_scenes([world.scene(split, number) for number in range(pictures)], strategy, seed=seed)
+    return [
+        question(
+            world.image(split, one.picture),
+            one.text,
+            one.answer,
+            id=f"scenes/probes/{strategy}/{split}/{number}",
+            meta={"type": strategy, "thing": one.thing, "answer": one.answer, "picture": one.picture},
+        )
+        for number, one in enumerate(probes)
+    ]
+
+
+def says_yes(answer: str) -> bool:
+    """As POPE reads an answer: no where its first sentence has the word "no" or "not", else yes."""
+    return not {"no", "not"} & set(re.findall(r"[a-z']+", answer.split(".")[0].lower()))
+
+
+@dataclass(frozen=True, slots=True)
+class YesNo:
+    """Scores of yes-no answers, "yes" being the positive one, each with its interval.
+
+    `precision` is None where no answer is yes; `recall` and `f1` where no truth is. The interval of `f1` is from the
+    bootstrap, the others are exact.
+    """
+
+    accuracy: Estimate
+    precision: Estimate | None
+    recall: Estimate | None
+    f1: Estimate | None
+    yes_share: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def yes_no(said: Sequence[bool], truths: Sequence[bool]) -> YesNo:
+    """Accuracy, precision, recall, F1 and the share of yes among what was `said`.
+
+    Raises:
+        UserError: the two differ in length, or are empty.
+    """
+    if len(said) != len(truths) or not len(said):
+        raise UserError(f"{len(said)} answers and {len(truths)} truths do not belong together")
+    yes, true = np.asarray(said, dtype=bool), np.asarray(truths, dtype=bool)
+    hits = int((yes & true).sum())
+    return YesNo(
+        accuracy=exact_binomial(int((yes == true).sum()), len(yes)),
+        precision=exact_binomial(hits, int(yes.sum())) if yes.any() else None,
+        recall=exact_binomial(hits, int(true.sum())) if true.any() else None,
+        f1=bootstrap((yes.astype(float), true.astype(float)), _f1) if true.any() else None,
+        yes_share=exact_binomial(int(yes.sum()), len(yes)),
+    )
+
+
+def _f1(yes: np.ndarray, true: np.ndarray, axis: int) -> Any:
+    return 2 * (yes * true).sum(axis=axis) / np.maximum(yes.sum(axis=axis) + true.sum(axis=axis), 1)
