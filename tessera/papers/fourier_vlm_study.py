@@ -99,7 +99,7 @@ NOTES = (
 class Budget:
     """What every arm gets: packed rows of questions, a question's pictures and words included."""
 
-    steps: int = 240
+    steps: int = 130
     rows: int = 8
     row_length: int = 256
     lr: float = 1e-3
