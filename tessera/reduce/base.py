@@ -13,7 +13,6 @@ Legend: B batch, N tokens in, M tokens out, C width, H heads, D width of a key, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tessera.errors import UserError
-from tessera.reduce.maps import Map
+from tessera.reduce.maps import Map, full_precision
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Seen:
         importance: [B, N], where it is known.
         sizes: float32 [B, N], how many of the first tokens each one stands for.
         grid: (h, w) with h * w = N, where the tokens still lie on one, row by row.
+        kept: (h', w') with h' * w' = M, where the caller named the sides that are to be left.
     """
 
     keys: Tensor
     importance: Tensor | None
     sizes: Tensor
     grid: tuple[int, int] | None
+    kept: tuple[int, int] | None = None
 
     def weighed(self, name: str) -> Tensor:
         """The importance.
@@ -135,7 +136,7 @@ class Reducer(ABC):
     def __call__(
         self,
         x: Tensor,
-        number: int,
+        number: int | tuple[int, int],
         *,
         keys: Tensor | None = None,
         importance: Tensor | None = None,
@@ -145,7 +146,8 @@ class Reducer(ABC):
         """Tokens x [B, N, C] to `number` of them.
 
         Args:
-            number: M, from 1 to N. Reducers on the grid give the largest grid of its proportions with at most M places.
+            number: M, from 1 to N. Reducers on the grid give the largest grid of its proportions with at most M places;
+                they give the very one that is named where this is (h', w').
             keys: [B, N, D]; the tokens themselves by default.
             importance: [B, N], as `class_importance` finds it.
             sizes: [B, N], carried from earlier steps; ones by default.
@@ -154,24 +156,23 @@ class Reducer(ABC):
         Raises:
             UserError: more tokens are asked for than there are, or none; or the reducer needs what was not given.
         """
-        tokens = x.shape[1]
+        tokens, kept = x.shape[1], None
+        if isinstance(number, tuple):
+            kept, number = number, number[0] * number[1]
         if not 1 <= number <= tokens:
             raise UserError(f"{number} tokens cannot be made of {tokens}; ask for 1 to {tokens}")
         if grid is not None and grid[0] * grid[1] != tokens:
             raise UserError(f"a grid of {grid[0]} x {grid[1]} does not hold {tokens} tokens")
         if self.needs_grid and grid is None:
             raise UserError(f"the reducer {self.name!r} works on a grid, which these {tokens} tokens are not on")
+        if kept is not None and (min(kept) < 1 or (grid is not None and (kept[0] > grid[0] or kept[1] > grid[1]))):
+            sides = "" if grid is None else f" of {grid[0]} x {grid[1]}"
+            raise UserError(f"{kept[0]} x {kept[1]} tokens cannot be left of a grid{sides}; no side grows, none is 0")
         held = torch.ones(x.shape[:2], device=x.device) if sizes is None else sizes.float()
-        with _full_precision(x.device):
-            plan = self.plan(Seen(x if keys is None else keys, importance, held, grid), number)
+        with full_precision(x.device):
+            plan = self.plan(Seen(x if keys is None else keys, importance, held, grid, kept), number)
             carried = (plan.spread or plan.map)(held[..., None])[..., 0]
         return Reduction(plan.map(x), carried, plan.map, plan.spread, plan.centres, plan.grid)
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Similarities are divided by small temperatures and sizes are counts: neither is left to autocast."""
-    known = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def class_importance(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:

@@ -6,10 +6,17 @@ Legend: B batch, N tokens in, M tokens out, C width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Without autocast, for what it must not touch: similarities divided by small temperatures, counts, transforms."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
@@ -167,7 +174,8 @@ class Stacked(Map):
 
 @dataclass(frozen=True)
 class Separable(Map):
-    """Rows of a grid by one matrix [h', h], its columns by another [w', w], the same for all `batch` examples."""
+    """Rows of a grid by one matrix [h', h], its columns by another [w', w], the same for all `batch` examples; computed
+    in fp32 at least, as a transform with negative lobes loses what half precision cuts off."""
 
     down: Tensor
     across: Tensor
@@ -195,6 +203,8 @@ class Separable(Map):
 def _on_grid(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """x [B, h * w, C] with both sides mapped, [B, h' * w', C]: h'hw + h'w'w multiply-adds a channel."""
     batch, _, width = x.shape
-    rows = down.to(x.dtype) @ x.reshape(batch, down.shape[1], -1)  # [B, h', w * C]
-    whole = across.to(x.dtype) @ rows.reshape(batch * down.shape[0], across.shape[1], width)
-    return whole.reshape(batch, -1, width)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with full_precision(x.device):
+        rows = down.to(dtype) @ x.to(dtype).reshape(batch, down.shape[1], -1)  # [B, h', w * C]
+        whole = across.to(dtype) @ rows.reshape(batch * down.shape[0], across.shape[1], width)
+    return whole.reshape(batch, -1, width).to(x.dtype)

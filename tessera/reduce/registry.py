@@ -23,6 +23,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "bool": (bool,),
     "Centres": (str,),
+    "Norm": (str,),
 }  # of options, as their annotations say
 
 

@@ -27,7 +27,7 @@ SIDE = 224
 KEEP = 0.65
 # Rows that sum to 1, as a model that was trained without them expects.
 REDUCERS: dict[str, dict[str, Any]] = {
-    "random": {}, "prune": {}, "evit": {}, "tome": {}, "nearest": {}, "pool": {}, "dct": {"orthonormal": False},
+    "random": {}, "prune": {}, "evit": {}, "tome": {}, "nearest": {}, "pool": {}, "dct": {"norm": "mean"},
     "row": {}, "column": {},
 }  # fmt: skip
 LLAVA = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_hidden_layers=1)

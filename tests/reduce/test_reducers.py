@@ -16,7 +16,7 @@ from tessera.reduce.grids import smaller_grid
 SLUG = "token-transforming"
 CASES = [(name, number) for name in REDUCERS for number in (16, 25, 36) if name != "tome" or number > 16]
 COLD = 1e-6  # a temperature at which a softmax is a maximum
-AVERAGING = {name: {"orthonormal": False} if name == "dct" else {} for name in REDUCERS}  # rows sum to 1
+AVERAGING = {name: {"norm": "mean"} if name == "dct" else {} for name in REDUCERS}  # rows sum to 1
 
 
 def seen(tokens: int = 36, batch: int = 3, width: int = 8, grid: tuple[int, int] | None = (6, 6)) -> dict:
@@ -276,7 +276,7 @@ def test_the_dct_low_pass_is_that_of_scipy_with_orthonormal_rows_and_comes_back_
     again = create("dct")(found.expand(found.tokens), 24, grid=(6, 9))
     torch.testing.assert_close(again.tokens, found.tokens, atol=1e-5, rtol=1e-5)
     assert found.matrix.sum(-1)[0, 0].item() == pytest.approx((54 / 24) ** 0.5)
-    scaled = reduce("dct", given, 24, orthonormal=False)
+    scaled = reduce("dct", given, 24, norm="mean")
     torch.testing.assert_close(scaled.expand(scaled.tokens), found.expand(found.tokens), atol=1e-5, rtol=1e-5)
 
 

@@ -9,6 +9,8 @@ from transformers.configuration_utils import SubConfigSpec
 
 from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
+from tessera.models.lvlm.slot import Slot
+from tessera.reduce.registry import create
 from tessera.vision.registry import import_architectures
 
 import_architectures()  # so that a folder with any of them inside can be read
@@ -33,6 +35,10 @@ class LVLMConfig(PreTrainedConfig):
             last one. A list is read side by side. None reads the encoder's final tokens, after its last norm.
         vision_feature_select_strategy: "default" reads the grid without the class token, "full" with it, "class" the
             class token alone.
+        reducer: a name of `tessera.reduce` that leaves fewer of the grid's tokens for the connector; a class token that
+            is read with them stays. It looks at the tokens alone, so it cannot be one that chooses by importance.
+        reducer_options: of it.
+        keep_side, keep_ratio, keep_tokens: see `Slot`; one of them, with a reducer.
         image_token_id: stands in `input_ids` where a token of a picture goes; it may lie outside the vocabulary, and
             is never generated.
     """
@@ -53,6 +59,11 @@ class LVLMConfig(PreTrainedConfig):
     connector_options: dict[str, Any] | None = None
     vision_feature_layer: int | list[int] | None = -2
     vision_feature_select_strategy: Literal["default", "full", "class"] = "default"
+    reducer: str | None = None
+    reducer_options: dict[str, Any] | None = None
+    keep_side: int | None = None
+    keep_ratio: float | int | None = None
+    keep_tokens: int | None = None
     image_token_id: int = 32000
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -65,6 +76,23 @@ class LVLMConfig(PreTrainedConfig):
                 f"vision_feature_layer is {self.vision_feature_layer}; blocks count from 1, or from -1 backwards, and"
                 " at least one is read"
             )
+        if self.slot() is not None and self.vision_feature_select_strategy == "class":
+            raise UserError(
+                "the class token alone is one token, which no reducer makes fewer; read 'default' or 'full'"
+            )
+
+    def slot(self) -> Slot | None:
+        """What stands between encoder and connector.
+
+        Raises:
+            UserError: there is no such reducer, an option or a number that it refuses, or one of them without it.
+        """
+        if self.reducer is not None:
+            reducer = create(self.reducer, **self.reducer_options or {})
+            return Slot(reducer=reducer, side=self.keep_side, ratio=self.keep_ratio, tokens=self.keep_tokens)
+        if self.reducer_options or {self.keep_side, self.keep_ratio, self.keep_tokens} != {None}:
+            raise UserError("reducer names none, and its options or how many tokens it keeps are given; name it too")
+        return None
 
     @property
     def vision_feature_layers(self) -> list[int]:

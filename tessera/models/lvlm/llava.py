@@ -22,8 +22,11 @@ from tessera.weights import model_type, read_model
 _LINEAR = {"fc1": "linear_1", "fc2": "linear_2"}
 
 
-def load_llava(folder: str | Path, dtype: torch.dtype = torch.float32) -> LVLMForConditionalGeneration:
+def load_llava(folder: str | Path, dtype: torch.dtype = torch.float32, **fields: Any) -> LVLMForConditionalGeneration:
     """The model in a folder of `LlavaForConditionalGeneration`, in evaluation mode.
+
+    Args:
+        fields: those of `LVLMConfig` that the layout has no place for, such as a token reducer.
 
     Raises:
         CheckpointError: no such folder, damaged, pickled, or weights of another architecture, with the first five names
@@ -45,6 +48,7 @@ def load_llava(folder: str | Path, dtype: torch.dtype = torch.float32) -> LVLMFo
         vision_feature_layer=given.vision_feature_layer,
         vision_feature_select_strategy=given.vision_feature_select_strategy,
         image_token_id=given.image_token_index,
+        **fields,
     )
     with torch.device("meta"):
         language: Any = AutoModelForCausalLM.from_config(given.text_config)
@@ -107,6 +111,7 @@ def _check_fits(model: LVLMForConditionalGeneration) -> None:
         ),
         "the encoder's final tokens; set vision_feature_layer": config.vision_feature_layer is None,
         "the class token alone; read 'default' or 'full'": config.vision_feature_select_strategy == "class",
+        f"the token reducer {config.reducer!r}; save_pretrained keeps it": config.reducer is not None,
         "a head with a bias": getattr(head, "bias", None) is not None,
         f"an image token with id {config.image_token_id} outside the vocabulary of {vocabulary} entries; grow it with"
         f" resize_token_embeddings({config.image_token_id + 1})": config.image_token_id >= vocabulary,

@@ -1,5 +1,5 @@
-"""A language model with eyes: pictures through an encoder and a connector into the sequence of any causal language
-model.
+"""A language model with eyes: pictures through an encoder, a token reducer where one is named, and a connector into the
+sequence of any causal language model.
 
 Legend: B rows, L positions, V words, K learned words, M pictures in order of appearance row by row, N tokens a picture,
 C width of what the connector reads, d width of the language model.
@@ -55,7 +55,7 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             configuration.
 
     Raises:
-        UserError: no connector has that name, or the picture's grid does not suit it.
+        UserError: no connector or reducer has that name, or the picture's grid does not suit it.
     """
 
     config: LVLMConfig
@@ -85,6 +85,9 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 config.connector, read, table.embedding_dim, **(config.connector_options or {})
             )
         self.connector = connector
+        self.slot = config.slot()
+        if self.slot is not None:
+            self.slot.check(self._grid())
         self.num_image_tokens()  # refuses a connector that the grid does not suit before anything is trained
         self.post_init()
         if language_model is not None and language_model.generation_config is not None:
@@ -149,19 +152,24 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             UserError: the encoder or the connector cannot take such a picture.
         """
-        size = self.config.vision_config.image_size
-        grid = self.vision.grid_of(height or size, width or size)
+        grid = self._grid(height, width)
         strategy = self.config.vision_feature_select_strategy
         if strategy == "class":
             return self.connector.count((1, 1))
+        if self.slot is not None:
+            grid = self.slot.left(grid)
         return self.connector.count(grid, extra=int(strategy == "full"))
+
+    def _grid(self, height: int | None = None, width: int | None = None) -> Grid:
+        size = self.config.vision_config.image_size
+        return self.vision.grid_of(height or size, width or size)
 
     def visual_features(self, pixel_values: Tensor) -> tuple[Tensor, Grid]:
         """Pixels [M, 3, H, W] -> what the connector reads, [M, S, C], and its grid (h, w).
 
         Raises:
-            UserError: the encoder has no such layer, or its states there are not a grid with a class token where one is
-                asked for.
+            UserError: the encoder has no such layer, its states there are not a grid with a class token where one is
+                asked for, or its grid is too small for the reducer.
         """
         layers = self.config.vision_feature_layers
         seen = self.vision(pixel_values.to(self.vision.dtype), output_hidden_states=bool(layers))
@@ -177,7 +185,10 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens = torch.cat(states, dim=-1)
         if strategy == "class":
             return tokens[:, :1], (1, 1)
-        return tokens if strategy == "full" else tokens[:, extra:], seen.grid
+        first, tokens, grid = tokens[:, :extra], tokens[:, extra:], seen.grid
+        if self.slot is not None:
+            tokens, grid = self.slot(tokens, grid)
+        return torch.cat([first, tokens], dim=1) if strategy == "full" else tokens, grid
 
     def _state(self, seen: VisionOutput, layer: int) -> Tensor:
         states = seen.hidden_states or ()
