@@ -101,7 +101,7 @@ def _without_pictures(inputs: Inputs, image_token_id: int, word: int | None) -> 
 
 def _pictures(inputs: Inputs) -> int | None:
     given = [inputs[name] for name in _PICTURES if inputs.get(name) is not None]
-    return len(given[0]) if given else None
+    return len(given[0]) if given and given[0].ndim > 2 else None  # else rows are patches or tokens
 
 
 def _first_of_each(slots: Tensor, pictures: int | None) -> Tensor:

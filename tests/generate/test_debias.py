@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import (
     LogitsProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     RepetitionPenaltyLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
@@ -15,7 +17,7 @@ from transformers import (
 from tessera.errors import UserError
 from tessera.generate.debias import VisualDebias
 from tessera.generate.meaningless import meaningless
-from tests.models.lvlm_tiny import BEGIN, PICTURE, SLOT, left_padded, llava, pixels, tiny_model, words
+from tests.models.lvlm_tiny import BEGIN, PICTURE, SLOT, left_padded, llava, pixels, spread, tiny_model, words
 
 UNK = 3
 NEW = 6
@@ -206,6 +208,34 @@ def test_numbers_that_make_no_contrast_are_refused(options, sentence):
     options = {"blind": blind(one()), **options}
     with pytest.raises(UserError, match=sentence):
         VisualDebias(tiny_model(), **options)
+
+
+def qwen():
+    """Qwen2-VL, whose words have three positions each and whose pictures are rows of patches."""
+    text = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 48, "vocab_size": 40, "max_position_embeddings": 128,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+    }  # fmt: skip
+    eyes = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+    marks = {"image_token_id": SLOT, "video_token_id": 4, "vision_start_token_id": 3, "vision_end_token_id": 2}
+    return spread(Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=eyes, **marks)))
+
+
+def test_a_model_with_several_positions_a_word_is_debiased_with_and_without_a_cache():
+    model, ids = qwen(), left_padded([BEGIN, 3, *PICTURE, 2, 9, 8], [BEGIN, 3, *PICTURE, 2, 9, 8, 7, 6])
+    patches = torch.randn(32, 96, generator=torch.Generator().manual_seed(0))
+    grids = {"image_grid_thw": torch.tensor([[1, 4, 4]] * 2), "mm_token_type_ids": (ids["input_ids"] == SLOT).long()}
+    inputs = {**ids, "pixel_values": patches, **grids}
+    plain = said(model, inputs, suppress_tokens=[4, SLOT]).tolist()
+    for use_cache in (True, False):
+        itself = VisualDebias(model, [inputs], alpha=3, beta=0, use_cache=use_cache)
+        assert said(model, inputs, itself, suppress_tokens=[4, SLOT]).tolist() == plain
+    cached, anew = (
+        said(model, inputs, VisualDebias(model, blind(inputs), alpha=3, use_cache=use), suppress_tokens=[4, SLOT])
+        for use in (True, False)
+    )
+    assert cached.tolist() == anew.tolist() != plain
 
 
 def test_prompts_of_another_number_are_refused():

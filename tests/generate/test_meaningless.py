@@ -40,8 +40,9 @@ def test_where_pictures_differ_in_length_each_run_of_placeholders_is_one():
     ids = torch.tensor([[1, 9, 9, 9, 2, 9, 4]])
     (found,) = asked("unk", {"input_ids": ids, "pixel_values": torch.zeros(2, 3, 2, 2)})
     assert rows(found) == [[1, UNK, 2, UNK, 4]]
-    (found,) = asked("unk", {"input_ids": ids})
-    assert rows(found) == [[1, UNK, 2, UNK, 4]]
+    for given in ({}, {"image_embeds": torch.zeros(4, 8)}, {"pixel_values": torch.zeros(4, 8)}):
+        (found,) = asked("unk", {"input_ids": ids, **given})
+        assert rows(found) == [[1, UNK, 2, UNK, 4]]
 
 
 def test_both_is_none_and_unk():
