@@ -17,7 +17,6 @@ from tessera.reduce import create
 from tessera.vision.base import VisionOutput
 from tests.models.lvlm_tiny import BEGIN, END, SLOT, VISION, D, left_padded, llava, pixels, spread, tiny_config, words
 
-SLUG = "fourier-vlm"
 SIZE = 32  # pixels: a grid of 4 x 4
 EYES = {"model_type": "tessera-published-vision", "vision_config": {**VISION, "image_size": SIZE}}
 DCT = {"reducer": "dct", "keep_side": 2}
@@ -49,7 +48,7 @@ def sequence(ids, learned_from):
     return Sequence(ids.int().numpy(), labels.numpy(), (ids < 0).numpy(), ())
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("strategy", ["default", "full"])
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_a_picture_takes_as_many_tokens_as_the_model_says_and_nothing_is_added(kind, strategy):
@@ -61,7 +60,7 @@ def test_a_picture_takes_as_many_tokens_as_the_model_says_and_nothing_is_added(k
     assert model.state_dict().keys() == bare.state_dict().keys()
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("strategy", ["default", "full"])
 def test_the_connector_reads_the_reduced_grid_behind_a_class_token_that_stays(strategy):
     model, bare = (model_with(vision_feature_select_strategy=strategy, **fields) for fields in (DCT, {}))
@@ -74,7 +73,7 @@ def test_the_connector_reads_the_reduced_grid_behind_a_class_token_that_stays(st
     torch.testing.assert_close(model.encode_images(shown(2)), bare.connector(wanted, left))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_a_kept_side_larger_than_the_grid_leaves_all_tokens_bit_for_bit():
     bare = model_with()
     for side in (5, 12):
@@ -87,7 +86,7 @@ def test_a_kept_side_larger_than_the_grid_leaves_all_tokens_bit_for_bit():
     assert model.encode_images(pixels(1, size=16)).shape[1] == model.num_image_tokens(16, 16) == 4
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize(("height", "width"), [(24, 56), (8, 24), (40, 24), (56, 24)])
 def test_placeholders_and_features_agree_for_odd_sides(height, width):
     model = model_with(reducer="dct", keep_ratio=2 / 3)
@@ -114,7 +113,7 @@ class OddGrid(torch.nn.Module):
         return VisionOutput(tokens, self.grid, tokens[:, 0], (tokens, tokens))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_packed_loss_is_that_of_single_samples(kind):
     model = model_with(**REDUCERS[kind])
@@ -135,7 +134,7 @@ def test_packed_loss_is_that_of_single_samples(kind):
     torch.testing.assert_close(packed.loss, wanted, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_batched_generation_is_single_generation(kind):
     model, pictures = model_with(**REDUCERS[kind]), shown(3)
@@ -147,7 +146,7 @@ def test_batched_generation_is_single_generation(kind):
         assert row[-6:].tolist() == alone[0, len(ids) :].tolist()
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_tiles_are_compressed_each_by_itself():
     model, tiled = model_with(**DCT), TiledPixels(SIZE)
     image = PIL.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), np.uint8))
@@ -157,7 +156,7 @@ def test_tiles_are_compressed_each_by_itself():
     torch.testing.assert_close(model.encode_images(tiles), alone)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_gradients_go_through_the_reducer_to_encoder_and_connector():
     model = model_with(**DCT)
     ids = torch.tensor([[BEGIN, *[SLOT] * 4, *words(4)]])
@@ -166,7 +165,7 @@ def test_gradients_go_through_the_reducer_to_encoder_and_connector():
     assert all(weight.grad.any() for weight in (read, model.connector.mlp.fc1.weight))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_a_saved_model_answers_as_before_and_its_configuration_is_whole(tmp_path):
     model = model_with(**REDUCERS["dct, coefficients"])
     ids = torch.tensor([[BEGIN, *[SLOT] * 4, *words(4)]])
@@ -176,7 +175,7 @@ def test_a_saved_model_answers_as_before_and_its_configuration_is_whole(tmp_path
     assert LVLMConfig.from_pretrained(tmp_path).to_dict() == model.config.to_dict()
 
 
-@pytest.mark.light(SLUG, "weights")
+@pytest.mark.light("fourier-vlm", "weights")
 def test_a_folder_of_llava_is_read_with_a_reducer_and_answers_as_transformers_does_from_reduced_features(tmp_path):
     theirs = llava(vision={"image_size": SIZE}, image_seq_length=16)
     theirs.save_pretrained(tmp_path)
@@ -196,7 +195,7 @@ def test_a_folder_of_llava_is_read_with_a_reducer_and_answers_as_transformers_do
         save_llava(ours, tmp_path / "out")
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("fourier-vlm", "size")
 def test_the_published_size_is_that_without_a_reducer():
     for side, number in {12: 144, 8: 64, 25: 576}.items():
         with torch.device("meta"):

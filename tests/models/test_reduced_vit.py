@@ -19,7 +19,6 @@ from tessera.vision.registry import create
 from tessera.vision.vit import PlainViT
 from tests.reduce.test_reducers import scattered
 
-SLUG = "token-transforming"
 SMALL = {"image_size": 32, "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 
@@ -33,7 +32,7 @@ def pictures() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", REDUCERS)
 @torch.no_grad()
 def test_keeping_all_tokens_gives_the_plain_model_s_answers_bit_for_bit(name: str, pictures: Tensor) -> None:
@@ -46,7 +45,7 @@ def test_keeping_all_tokens_gives_the_plain_model_s_answers_bit_for_bit(name: st
     assert all(map(torch.equal, found.hidden_states, wanted.hidden_states))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", ["row", "column", "tome", "nearest"])
 @torch.no_grad()
 def test_tokens_that_only_change_order_leave_the_logits(name: str, pictures: Tensor) -> None:
@@ -66,7 +65,7 @@ def test_tokens_that_only_change_order_leave_the_logits(name: str, pictures: Ten
     torch.testing.assert_close(logits, model(pictures).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @torch.no_grad()
 def test_tome_in_every_block_equals_its_scatter_form_with_proportional_attention(pictures: Tensor) -> None:
     model = plain()
@@ -84,7 +83,7 @@ def test_tome_in_every_block_equals_its_scatter_form_with_proportional_attention
     assert found.grid == (1, 64 - 36)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @torch.no_grad()
 def test_evit_in_a_block_equals_direct_code_on_the_whole_attention_map(pictures: Tensor) -> None:
     model = plain()
@@ -129,7 +128,7 @@ def test_tokens_are_those_that_are_left_or_lie_on_the_picture_s_grid_again(pictu
         ReducedViT.over(model, reducer="row", unreduce=True)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @torch.no_grad()
 def test_a_picture_s_answer_does_not_hang_on_its_batch_nor_on_its_size_in_training(pictures: Tensor) -> None:
     reduced = ReducedViT.over(plain())
@@ -153,7 +152,7 @@ def closed_form(config, counts: dict[int, int], tokens: int, classes: int) -> tu
     return encoder, making
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("token-transforming", "size")
 @pytest.mark.parametrize("fields", [{"keep": 0.65}, {"remove": 12, "reduce_blocks": list(range(4))}])
 def test_traced_multiply_adds_are_those_of_the_closed_form_with_and_without_w(fields: dict) -> None:
     with torch.device("meta"):
@@ -186,7 +185,7 @@ def test_it_saves_and_loads_and_learns(tmp_path, pictures: Tensor) -> None:
         torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.light(SLUG, "weights")
+@pytest.mark.light("token-transforming", "weights")
 def test_published_weights_answer_as_transformers_does_and_stay_the_same_in_number(tmp_path, pictures: Tensor) -> None:
     from tessera.papers.token_transforming import _classifier
 

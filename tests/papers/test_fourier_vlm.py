@@ -18,7 +18,7 @@ from tessera.study.counting import macs
 SLUG = "fourier-vlm"
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("fourier-vlm", "size")
 def test_the_size_command_counts_144_tokens_of_llava(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", SLUG, "--variant", llava(144), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -28,7 +28,7 @@ def test_the_size_command_counts_144_tokens_of_llava(capsys: pytest.CaptureFixtu
     assert found["multiply-adds of the DCT"] == (12 * 24 * 24 + 12 * 12 * 24) * 1024
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("fourier-vlm", "size")
 def test_every_published_figure_follows() -> None:
     paper = get(SLUG)
     rows = beside(paper.figures(), paper.size)
@@ -36,7 +36,7 @@ def test_every_published_figure_follows() -> None:
     assert all(row.follows for row in rows)
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("fourier-vlm", "size")
 def test_a_layer_taken_so_many_times_is_the_whole_model() -> None:
     with torch.device("meta"):
         language = LVLMForConditionalGeneration(LVLMConfig()).language_model
@@ -45,13 +45,13 @@ def test_a_layer_taken_so_many_times_is_the_whole_model() -> None:
         assert prefill(86) == 2 * macs(language, given)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_the_compressor_costs_well_under_a_hundredth_of_a_layer_of_the_language_model() -> None:
     spent = get(SLUG).size(llava(144))["multiply-adds of the DCT"]
     assert spent < 0.01 * prefill(144 + 50) / 2 / 32
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("fourier-vlm", "size")
 def test_qwen_has_as_many_placeholders_as_tokens_left(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", SLUG, "--variant", "qwen2-vl", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

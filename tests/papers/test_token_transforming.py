@@ -49,7 +49,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("token-transforming", "size")
 def test_the_size_command_counts_every_schedule_of_deit_s_and_what_w_costs_beside_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -64,7 +64,7 @@ def test_the_size_command_counts_every_schedule_of_deit_s_and_what_w_costs_besid
     assert found["gmacs"]["total"] == pytest.approx(found["gmacs"]["without W"] + making / 1e9, rel=1e-6)
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("token-transforming", "size")
 def test_every_counted_schedule_follows() -> None:
     paper = get(SLUG)
     sizes = paper.size()
@@ -87,7 +87,7 @@ def test_the_show_command_says_what_is_the_paper_s_and_what_is_not(capsys: pytes
     assert "of this library's making" in page
 
 
-@pytest.mark.light(SLUG, "use")
+@pytest.mark.light("token-transforming", "use")
 def test_one_s_own_classes_are_learned_and_answered_with_fewer_tokens_in_a_fresh_process(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +106,7 @@ def test_one_s_own_classes_are_learned_and_answered_with_fewer_tokens_in_a_fresh
     assert len(json.loads(capsys.readouterr().out)[0]["vector"]) == 24
 
 
-@pytest.mark.light(SLUG, "use")
+@pytest.mark.light("token-transforming", "use")
 def test_a_trained_classifier_is_taken_as_it_is_with_any_reducer(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +121,7 @@ def test_a_trained_classifier_is_taken_as_it_is_with_any_reducer(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.light(SLUG, "weights")
+@pytest.mark.light("token-transforming", "weights")
 def test_a_published_classifier_is_taken_with_its_classes_and_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

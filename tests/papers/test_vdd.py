@@ -15,7 +15,7 @@ from tessera.papers.registry import TrainOptions, get
 SLUG = "vdd"
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("vdd", "size")
 def test_the_size_command_counts_llava_and_what_debiasing_adds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", SLUG, "--variant", "unk", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -26,7 +26,7 @@ def test_the_size_command_counts_llava_and_what_debiasing_adds(capsys: pytest.Ca
     assert (found["forward passes a word"], found["picture tokens"], found["prompt tokens fewer"]) == (2, 576, 575)
 
 
-@pytest.mark.light(SLUG, "size")
+@pytest.mark.light("vdd", "size")
 def test_every_counted_figure_follows_and_the_rounded_example_is_told() -> None:
     rows = beside(get(SLUG).figures(), get(SLUG).size)
     wrong = [row for row in rows if not row.follows]

@@ -13,7 +13,6 @@ from tessera.errors import UserError
 from tessera.reduce import create
 from tessera.reduce.grids import scaled_grid
 
-SLUG = "fourier-vlm"
 SIDES = [
     ((24, 24), (12, 12)),
     ((24, 24), (5, 5)),
@@ -38,7 +37,7 @@ def low(x: Tensor, grid: tuple[int, int], kept: tuple[int, int], norm: str = "or
     return torch.from_numpy(whole[:, : kept[0], : kept[1]])
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("grid", "kept"), SIDES)
 def test_the_matrix_form_is_the_fft_form(grid: tuple[int, int], kept: tuple[int, int], norm: str) -> None:
@@ -53,7 +52,7 @@ def test_the_matrix_form_is_the_fft_form(grid: tuple[int, int], kept: tuple[int,
     torch.testing.assert_close(raw.tokens / scale, block.flatten(1, 2).float() / scale, **CLOSE)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("norm", ["orthonormal", "none", "mean"])
 @pytest.mark.parametrize("coefficients", [False, True])
 def test_what_is_put_back_and_reduced_again_stays_as_it_was(norm: str, coefficients: bool) -> None:
@@ -64,7 +63,7 @@ def test_what_is_put_back_and_reduced_again_stays_as_it_was(norm: str, coefficie
     torch.testing.assert_close(again, y, **CLOSE)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize(("grid", "kept"), SIDES)
 def test_putting_back_pads_the_transform_with_zeros(grid: tuple[int, int], kept: tuple[int, int]) -> None:
     x = tokens(grid)
@@ -75,7 +74,7 @@ def test_putting_back_pads_the_transform_with_zeros(grid: tuple[int, int], kept:
     torch.testing.assert_close(found.expand(found.tokens), wanted.float(), **CLOSE)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("grid", [(24, 24), (3, 7)])
 def test_with_all_frequencies_nothing_changes(grid: tuple[int, int]) -> None:
     x = tokens(grid)
@@ -84,7 +83,7 @@ def test_with_all_frequencies_nothing_changes(grid: tuple[int, int]) -> None:
         torch.testing.assert_close(found, x, atol=2e-6, rtol=0)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize(("grid", "kept"), SIDES)
 def test_the_map_is_linear_with_orthonormal_rows(grid: tuple[int, int], kept: tuple[int, int]) -> None:
     x, y = tokens(grid), tokens(grid).flip(1)
@@ -96,7 +95,7 @@ def test_the_map_is_linear_with_orthonormal_rows(grid: tuple[int, int], kept: tu
     torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), atol=1e-6, rtol=0)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize(("grid", "kept"), SIDES)
 def test_the_energy_that_is_kept_is_that_of_the_kept_coefficients(grid: tuple[int, int], kept: tuple[int, int]) -> None:
     x = tokens(grid)
@@ -104,7 +103,7 @@ def test_the_energy_that_is_kept_is_that_of_the_kept_coefficients(grid: tuple[in
     torch.testing.assert_close(found.square().sum((1, 2)), low(x, grid, kept).square().sum((1, 2, 3)), **CLOSE)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize(("grid", "kept"), SIDES)
 def test_a_constant_grows_by_the_root_of_the_tokens_lost_or_not_at_all(
     grid: tuple[int, int], kept: tuple[int, int]
@@ -116,20 +115,20 @@ def test_a_constant_grows_by_the_root_of_the_tokens_lost_or_not_at_all(
         torch.testing.assert_close(found, torch.full_like(found, 0.7 * factor), **CLOSE)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_one_token_is_the_mean_times_the_root_of_their_number() -> None:
     x = tokens((24, 24))
     found = create("dct")(x, (1, 1), grid=(24, 24)).tokens
     torch.testing.assert_close(found, 24 * x.mean(1, keepdim=True), **CLOSE)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_the_first_row_from_24_to_12_is_the_published_one() -> None:
     rows = create("dct")(torch.zeros(1, 24, 1), (1, 12), grid=(1, 24)).matrix[0]
     assert [round(value, 2) for value in rows[0, :4].tolist()] == [0.85, 0.51, 0.12, -0.06]
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_rows_stay_rows_and_columns_columns() -> None:
     """A picture that changes only across is the same in every row that is left."""
     x = torch.linspace(-1, 1, 7).repeat(3)[None, :, None]
@@ -138,7 +137,7 @@ def test_rows_stay_rows_and_columns_columns() -> None:
     assert (found[0].diff() > 0).all()
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_full_and_rounded_once(dtype: torch.dtype) -> None:
     x = tokens((24, 24)).to(dtype)
@@ -149,7 +148,7 @@ def test_half_precision_is_computed_in_full_and_rounded_once(dtype: torch.dtype)
         assert torch.equal(reducer(x.float(), (12, 12), grid=(24, 24)).tokens.to(dtype), wanted)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("fourier-vlm", "exact")
 def test_no_picture_changes_another_and_gradients_are_the_transposed_map() -> None:
     x = tokens((3, 7), batch=3).requires_grad_()
     reducer = create("dct")

@@ -13,7 +13,6 @@ from tessera.reduce import REDUCERS, class_importance, create, mean_importance
 from tessera.reduce.base import Reduction
 from tessera.reduce.grids import smaller_grid
 
-SLUG = "token-transforming"
 CASES = [(name, number) for name in REDUCERS for number in (16, 25, 36) if name != "tome" or number > 16]
 COLD = 1e-6  # a temperature at which a softmax is a maximum
 AVERAGING = {name: {"norm": "mean"} if name == "dct" else {} for name in REDUCERS}  # rows sum to 1
@@ -34,7 +33,7 @@ def reduce(name: str, given: dict, number: int, **options) -> Reduction:
     return create(name, **options)(given["x"], number, **rest)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_tokens_are_w_x_and_w_has_rows_that_sum_to_1(name: str, number: int) -> None:
     given = seen()
@@ -46,7 +45,7 @@ def test_tokens_are_w_x_and_w_has_rows_that_sum_to_1(name: str, number: int) -> 
     assert name == "dct" or (found.matrix >= 0).all()
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", REDUCERS)
 def test_equal_tokens_pass_unchanged(name: str) -> None:
     given = seen()
@@ -55,7 +54,7 @@ def test_equal_tokens_pass_unchanged(name: str) -> None:
     torch.testing.assert_close(found.tokens, given["x"][:, :25], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", [name for name, kind in REDUCERS.items() if kind.expands])
 def test_sizes_are_p_m_and_going_back_is_p_transposed(name: str) -> None:
     given = seen()
@@ -67,7 +66,7 @@ def test_sizes_are_p_m_and_going_back_is_p_transposed(name: str) -> None:
     torch.testing.assert_close(back, found.membership.mT @ found.tokens, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", ["evit", "tome", "nearest", "column", "pool"])
 def test_no_token_is_lost_where_every_one_goes_somewhere(name: str) -> None:
     given = seen()
@@ -76,7 +75,7 @@ def test_no_token_is_lost_where_every_one_goes_somewhere(name: str) -> None:
     torch.testing.assert_close(found.sizes.sum(1), given["sizes"].sum(1))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", ["prune", "evit", "random", "tome", "nearest", "pool", "dct", "row", "column"])
 def test_as_many_tokens_as_there_are_stay_as_they_are_up_to_order(name: str) -> None:
     given = seen()
@@ -89,7 +88,7 @@ def test_as_many_tokens_as_there_are_stay_as_they_are_up_to_order(name: str) -> 
     assert order.sort(1).values.equal(torch.arange(36).expand(3, -1))
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 def test_pruning_takes_the_most_important_in_their_order() -> None:
     given = seen()
     found = reduce("prune", given, 10)
@@ -99,7 +98,7 @@ def test_pruning_takes_the_most_important_in_their_order() -> None:
         assert torch.equal(found.sizes[row], given["sizes"][row, best])
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 def test_evit_is_the_most_important_and_one_mean_of_the_others_by_importance() -> None:
     given = seen()
     found = reduce("evit", given, 10)
@@ -136,7 +135,7 @@ def scattered(x: Tensor, metric: Tensor, sizes: Tensor, gone: int) -> tuple[Tens
     return sums / total, total[..., 0]
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize(("tokens", "gone"), [(36, 11), (36, 18), (35, 17), (35, 1)])
 def test_tome_equals_its_scatter_form_behind_a_class_token_over_two_steps(tokens: int, gone: int) -> None:
     given = seen(tokens, grid=None)
@@ -151,7 +150,7 @@ def test_tome_equals_its_scatter_form_behind_a_class_token_over_two_steps(tokens
     torch.testing.assert_close(again.tokens, twice[:, 1:], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("centres", ["farthest", "importance", "strided", "mixed"])
 def test_cold_columns_are_nearest_centre_merging_and_cold_rows_pick_the_centres(centres: str) -> None:
     given = seen()
@@ -166,7 +165,7 @@ def test_cold_columns_are_nearest_centre_merging_and_cold_rows_pick_the_centres(
         assert torch.equal(row.centres, reduce("prune", given, 12).centres)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 def test_a_hot_softmax_gives_the_mean_of_all() -> None:
     given = seen()
     given["sizes"] = torch.ones(3, 36)
@@ -175,7 +174,7 @@ def test_a_hot_softmax_gives_the_mean_of_all() -> None:
         torch.testing.assert_close(found.tokens, given["x"].mean(1, keepdim=True).expand(-1, 12, -1), atol=1e-3, rtol=0)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", ["column", "tome", "nearest", "evit", "row"])
 def test_two_steps_are_one_step_with_the_product_of_the_matrices(name: str) -> None:
     given = seen()
@@ -191,7 +190,7 @@ def test_two_steps_are_one_step_with_the_product_of_the_matrices(name: str) -> N
         torch.testing.assert_close(second.sizes, sizes[..., 0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", ["prune", "evit", "nearest", "row", "column"])
 def test_tokens_in_another_order_permute_the_columns_of_w_and_leave_y(name: str) -> None:
     given = seen(grid=None)
@@ -208,7 +207,7 @@ def test_tokens_in_another_order_permute_the_columns_of_w_and_leave_y(name: str)
     torch.testing.assert_close(second.matrix, rows[:, :, order], atol=1e-5, rtol=0)
 
 
-@pytest.mark.light(SLUG, "exact")
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("name", ["column", "nearest"])
 def test_exact_clusters_come_back_whole_and_the_map_has_their_rank(name: str) -> None:
     torch.manual_seed(0)
