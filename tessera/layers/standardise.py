@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+RIDGE = 1e-4  # of the mean variance, so that directions without spread are not read from
+
 
 class Standardise(nn.Module):
     """(x - mean) / std over the last dimension [..., d]; the identity until `fit`. Holds buffers, no
@@ -66,20 +68,20 @@ class Reweigh(nn.Module):
         return x @ self.undone + self.mean
 
     @torch.no_grad()
-    def fit(self, x: Tensor, read: Tensor, share: float = 0.5, ridge: float = 1e-4) -> None:
+    def fit(self, x: Tensor, read: Tensor) -> None:
         """Measure on x [M, N, d] and what is read from it [M, N, c], each position from its own.
 
-        With B [d, c] the linear map from x to `read`, distances become those of `share` B B^T + (1 - share) I, both
-        scaled to the same variance, and the mean variance of a channel about 1.
+        With B [d, c] the linear map from x to `read`, distances become those of (B B^T + I) / 2, both scaled to the
+        same variance, and the mean variance of a channel about 1.
         """
         centred = (x - x.mean(0)).flatten(0, 1).double()
         target = (read - read.mean(0)).flatten(0, 1).double()
         covariance = centred.mT @ centred / len(centred)
         spread = covariance.diagonal().mean()
         eye = torch.eye(x.shape[-1], dtype=torch.double, device=x.device)
-        found = torch.linalg.solve(covariance + ridge * spread * eye, centred.mT @ target / len(centred))
+        found = torch.linalg.solve(covariance + RIDGE * spread * eye, centred.mT @ target / len(centred))
         by_reader = found @ found.mT / target.square().sum(1).mean() * len(eye)
-        values, vectors = torch.linalg.eigh(share * by_reader + (1 - share) * eye / spread)
+        values, vectors = torch.linalg.eigh((by_reader + eye / spread) / 2)
         self.mean.copy_(x.mean((0, 1)))
         self.matrix.copy_(vectors * values.sqrt() @ vectors.mT)
         self.undone.copy_(vectors / values.sqrt() @ vectors.mT)

@@ -357,6 +357,11 @@ class VLGPT(Paper):
                 "regressing both conditions beats either alone (CLIP similarity 80.2 against 80.1 and 73.6; CIDEr"
                 " 133.7 against 123.6 and 131.1)",
             ],
+            "other than in the paper": [
+                "mini: a picture at the end of its sequence is learned behind masks, from what was said alone, and"
+                " drawn so; it is read when it is whole (visual_input_dropout, 0 at published size)",
+                "mini: distances between embeddings count by what the painter's tokens are read from (standardise)",
+            ],
         }
 
     def figures(self) -> Sequence[Figure]:

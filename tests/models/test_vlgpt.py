@@ -370,5 +370,7 @@ def test_what_stands_for_hidden_pictures_starts_as_their_mean():
     model.fit_standardisation(raw)
     model.start_mask(raw)
     torch.testing.assert_close(model.visual_mask.weight, model.encode_images(pixels(8)).mean(0))
+    with pytest.raises(UserError, match="visual_input_dropout is 1.5; it is a share from 0 to 1"):
+        tiny_model(visual_input_dropout=1.5)
     with pytest.raises(UserError, match="visual_input_dropout is 0"):
         tiny_model().start_mask(raw)

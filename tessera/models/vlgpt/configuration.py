@@ -137,6 +137,8 @@ class VLGPTConfig(PreTrainedConfig):
         kwargs.setdefault("attn_implementation", ATTENTION)
         super().__post_init__(**kwargs)
         _at_least_one(self, "lora_rank", "draw_steps")
+        if not 0 <= self.visual_input_dropout <= 1:
+            raise UserError(f"visual_input_dropout is {self.visual_input_dropout}; it is a share from 0 to 1")
 
     @property
     def vision_config(self) -> PreTrainedConfig:
