@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.layers.masks import additive, block_causal
+from tessera.models.lvlm.outputs import LVLMOutput
+from tessera.objectives.next_token import next_token
 from tessera.weights import read_model
 
 
@@ -74,11 +76,9 @@ def packed_mask(model: PreTrainedModel, segment_ids: Tensor, position_ids: Tenso
             its layers look back.
     """
     config: Any = model.config
-    kind, how = config.model_type, config._attn_implementation
+    kind = config.model_type
     if not takes_positions(model):
         raise UserError(f"a {kind} takes no positions, so its rows cannot be packed; give one sequence a row")
-    if how not in (ATTENTION, "sdpa", "eager"):
-        raise UserError(f"packed rows need attn_implementation {ATTENTION!r}, 'sdpa' or 'eager', not {how!r}")
     window = getattr(config, "sliding_window", None)
     # A mask made outside is used as it is by layers that look back only so far. Within that reach nothing changes.
     if window and segment_ids.shape[1] > window and (longest := int(position_ids.max()) + 1) > window:
@@ -86,7 +86,18 @@ def packed_mask(model: PreTrainedModel, segment_ids: Tensor, position_ids: Tenso
             f"a packed sequence of {longest} positions is longer than the {window} that the layers of this {kind} look"
             f" back; give it a row of its own"
         )
-    mask = block_causal(segment_ids)
+    return ready_mask(model, block_causal(segment_ids), dtype)
+
+
+def ready_mask(model: PreTrainedModel, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask [B, 1, L, T], True where it may be read, in the form that the layers of `model` take.
+
+    Raises:
+        UserError: its attention takes no ready mask.
+    """
+    how = model.config._attn_implementation
+    if how not in (ATTENTION, "sdpa", "eager"):
+        raise UserError(f"a ready mask needs attn_implementation {ATTENTION!r}, 'sdpa' or 'eager', not {how!r}")
     return mask if how == ATTENTION else additive(mask, dtype)  # others may add it to the scores as it is
 
 
@@ -103,3 +114,18 @@ def head_reads(head: nn.Module, learned: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def learned_words(model: PreTrainedModel, inputs: dict[str, Any], labels: Tensor, steps: Tensor) -> LVLMOutput:
+    """What `model` says of `inputs` where a learned word follows, with `logits`, `words` and `text` of those alone.
+
+    Args:
+        labels: int64 [B, L].
+        steps: bool [B, L - 1], the steps that end at a learned word.
+    """
+    with head_reads(model.get_output_embeddings(), steps):
+        output = LVLMOutput.of(model(**inputs))
+    assert output.logits is not None
+    output.logits, output.words = output.logits[0], labels[:, 1:][steps]
+    output.text = next_token(output.logits, output.words)
+    return output

@@ -32,7 +32,7 @@ from tessera.models.adapters import refuse_adapters
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.generation import never_a_picture, repeat_pictures, within_context
 from tessera.models.lvlm.language import (
-    head_reads,
+    learned_words,
     new_language_model,
     own_attention,
     packed_mask,
@@ -40,7 +40,6 @@ from tessera.models.lvlm.language import (
     takes_positions,
 )
 from tessera.models.lvlm.outputs import LVLMOutput
-from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create as create_backbone
@@ -266,18 +265,15 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if past_key_values is not None:
             inputs["past_key_values"] = past_key_values
         if labels is None:
-            return self._output(self.language_model(**inputs, logits_to_keep=logits_to_keep))
+            return LVLMOutput.of(self.language_model(**inputs, logits_to_keep=logits_to_keep))
         return self._learned(inputs, labels, route(labels, None, segment_ids).text, num_text)
 
     def _learned(
         self, inputs: dict[str, Any], labels: Tensor, steps: Tensor, num_text: float | Tensor | None
     ) -> LVLMOutput:
         """The loss of the words [B, L] that follow the `steps`, bool [B, L - 1]. Raises as `forward`."""
-        with head_reads(self.get_output_embeddings(), steps):
-            output = self._output(self.language_model(**inputs))
-        assert output.logits is not None
-        output.logits, output.words = output.logits[0], labels[:, 1:][steps]
-        output.text = next_token(output.logits, output.words)
+        output = learned_words(self.language_model, inputs, labels, steps)
+        assert output.text is not None
         if num_text is None and not output.text.number:
             raise TrainingStopped(
                 "the batch has no learned position; check `learned` and the label mask of its samples"
@@ -335,15 +331,6 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         parent: Any = super()
         ids, expanded = parent._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **options)
         return ids, expanded if embeds is None else {**expanded, "image_embeds": embeds}
-
-    @staticmethod
-    def _output(said: Any) -> LVLMOutput:
-        return LVLMOutput(
-            logits=said.logits,
-            past_key_values=said.get("past_key_values"),
-            hidden_states=said.get("hidden_states"),
-            attentions=said.get("attentions"),
-        )
 
 
 AutoModel.register(LVLMConfig, LVLMForConditionalGeneration)

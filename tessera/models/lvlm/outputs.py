@@ -31,6 +31,12 @@ class LVLMOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
+    @classmethod
+    def of(cls, said: ModelOutput) -> LVLMOutput:
+        """What a language model of transformers returned."""
+        names = ("logits", "past_key_values", "hidden_states", "attentions")
+        return cls(**{name: said.get(name) for name in names})
+
     @property
     def num_text_targets(self) -> int:
         """Words predicted in this batch."""

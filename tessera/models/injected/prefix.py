@@ -1,0 +1,155 @@
+"""Tokens before the states of a decoder's layers, put there at the doors of the layers of any causal language model.
+
+Legend: B rows, L words of this pass, T words with those in the cache, P tokens of the prompt, d width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tessera.errors import UserError
+from tessera.models.lvlm.language import ready_mask, takes_positions
+
+# What layers are given beside their states. Anything else of the words' length would have to grow with them.
+_KNOWN = ("attention_mask", "position_ids", "position_embeddings", "past_key_values", "use_cache", "cache_position")
+
+
+def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, nn.ModuleList]:
+    """The module that runs the layers of a language model, and the layers.
+
+    Raises:
+        UserError: it counts positions itself, or its layers cannot be told from other lists of modules.
+    """
+    kind, depth = model.config.model_type, model.config.num_hidden_layers
+    found = [
+        (owner, child)
+        for owner in model.base_model.modules()
+        for child in owner.children()
+        if isinstance(child, nn.ModuleList) and len(child) == depth
+    ]
+    if len(found) != 1 or not takes_positions(model):
+        raise UserError(f"nothing can be put before the layers of a {kind}; take a LLaMA, OPT, GPT-2 or a like model")
+    return found[0]
+
+
+def word_mask(valid: Tensor, words: int) -> Tensor:
+    """bool [B, L, T]: which words the last L = `words` of `valid` bool [B, T] read. Padding reads padding, so that no
+    row is empty."""
+    total = valid.shape[1]
+    place = torch.arange(total, device=valid.device)
+    earlier = place <= place[total - words :, None]
+    return (valid[:, total - words :, None] == valid[:, None, :]) & earlier
+
+
+def grown_mask(mask: Tensor, prompt: int, token: bool, faithful: bool) -> Tensor:
+    """bool [B, 1, n, n] for `mask` [B, L, L] with P = `prompt` tokens before the words and, where asked, the token
+    before those: n = L + P (+ 1). Words read all of them, the prompt itself from left to right; the token reads itself
+    and the prompt, or everything where `faithful`."""
+    length = mask.shape[1]
+    mask = F.pad(mask, (prompt, 0, prompt, 0), value=False)
+    mask[:, :prompt, :prompt] = torch.ones(prompt, prompt, dtype=torch.bool, device=mask.device).tril()
+    mask[:, prompt:, :prompt] = True
+    if token:
+        mask = F.pad(mask, (1, 0, 1, 0), value=True)
+        if not faithful:
+            mask[:, 0, -length:] = False
+    return mask[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What stands before the words in one pass.
+
+    Args:
+        start: the first layer with the token.
+        masks: bool [B, 1, L', T'] of the layers before `start` and of those from there on.
+        prompt: [B, P, d], where it enters in this pass; P may be 0.
+        tokens: [B, 1, d] by layer, where they enter in this pass.
+    """
+
+    start: int
+    masks: tuple[Tensor, Tensor]
+    prompt: Tensor | None
+    tokens: Mapping[int, Tensor]
+
+    @contextmanager
+    def before(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within, the layers of `model` see it; what comes out of the last one is the words alone.
+
+        Raises:
+            UserError: more positions than its layers look back; or while the model runs: its layers take something of
+                the words' length that is not known here.
+        """
+        window, longest = getattr(model.config, "sliding_window", None), self.masks[1].shape[-1]
+        if window and longest > window:
+            raise UserError(
+                f"{longest} positions, with those before the words, are more than the {window} that the layers of this"
+                f" {model.config.model_type} look back; shorten the text"
+            )
+        table: Any = model.get_input_embeddings()
+        masks = [ready_mask(model, mask, table.weight.dtype) for mask in self.masks]
+        layers = decoder_of(model)[1]
+        with ExitStack() as stack:
+            for index, layer in enumerate(layers):
+                hook = self._door(layer, index, masks[index >= self.start])
+                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if extra := self._length(len(layers) - 1):
+                stack.callback(layers[-1].register_forward_hook(lambda *seen: _without(seen[-1], extra)).remove)
+            yield
+
+    def _length(self, index: int) -> int:
+        """How many positions of this pass stand before the words at layer `index`."""
+        length = 0 if self.prompt is None else self.prompt.shape[1]
+        return length + int(bool(self.tokens) and index >= self.start)
+
+    def _door(self, layer: nn.Module, index: int, mask: Tensor) -> Any:
+        names = list(inspect.signature(layer.forward).parameters)  # some decoders give their layers' inputs by place
+
+        def enter(layer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            named = dict(zip(names, arguments, strict=False)) | options
+            states = named.pop(names[0])
+            if index == 0 and self.prompt is not None:
+                states = torch.cat([self.prompt.to(states.dtype), states], dim=1)
+            if (token := self.tokens.get(index)) is not None:
+                rest = states if index == self.start else states[:, 1:]
+                states = torch.cat([token.to(states.dtype), rest], dim=1)
+            _check(layer, named)
+            return (states,), {**named, **self._positions(named, self._length(index)), "attention_mask": mask}
+
+        return enter
+
+    @staticmethod
+    def _positions(named: Mapping[str, Any], extra: int) -> dict[str, Any]:
+        """Those of the words with none before them: no rotation, at the length that the others have (YaRN scales)."""
+        found: dict[str, Any] = {}
+        if extra and (ids := named.get("position_ids")) is not None:
+            found["position_ids"] = F.pad(ids, (extra, 0))
+        if extra and (rotary := named.get("position_embeddings")) is not None:
+            cos, sin = rotary
+            still = torch.hypot(cos[:, :1], sin[:, :1]).expand(-1, extra, -1)
+            found["position_embeddings"] = torch.cat([still, cos], 1), F.pad(sin, (0, 0, extra, 0))
+        return found
+
+
+def _check(layer: nn.Module, named: Mapping[str, Any]) -> None:
+    for name, value in named.items():
+        if name not in _KNOWN and isinstance(value, Tensor):
+            raise UserError(
+                f"a {type(layer).__name__} takes {name}, which cannot be made longer by a token; take a LLaMA, OPT,"
+                " GPT-2 or a like model"
+            )
+
+
+def _without(states: Any, extra: int) -> Any:
+    if isinstance(states, tuple):
+        return states[0][:, extra:], *states[1:]
+    return states[:, extra:]
