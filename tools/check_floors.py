@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train", "generate", "evaluate", "adapt"),
     ("study",),
     ("zoo",),  # its cards carry the study's intervals and machine
-    ("assistant", "classifier", "answerer"),
+    ("assistant", "classifier", "answerer", "augmented"),
     ("loading",),
     ("papers",),
     ("app", "serve"),

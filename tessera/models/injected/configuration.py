@@ -1,4 +1,4 @@
-"""Configuration of a language model with injected class tokens. The defaults are eP-ALM's with OPT-2.7B and ViT-B/16."""
+"""Configuration of a language model with injected class tokens. The defaults are eP-ALM with OPT-2.7B and ViT-B/16."""
 
 # No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are strings.
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class InjectedLMConfig(PreTrainedConfig):
     Args:
         vision_config: any backbone of `tessera.vision` with a class token.
         text_config: any causal language model of transformers that is told the positions of its words.
-        levels: K, how many of the encoder's last blocks give their class token.
+        levels: K, how many of the encoder's last blocks give their class token; with 0 no picture is seen.
         start, end: decoder layers start .. end - 1, counted from 0, begin with the token; each of the K class tokens
             serves (end - start) // K of them, the last one also those that are left over.
         shared_connector: one linear layer for all K class tokens, not one each.
@@ -80,9 +80,9 @@ class InjectedLMConfig(PreTrainedConfig):
                 f"start {self.start} and end {self.end} name no layers of a language model with {layers}; 0 <= start <"
                 f" end <= {layers}"
             )
-        if not 1 <= self.levels <= self.end - self.start:
+        if not 0 <= self.levels <= self.end - self.start:
             raise UserError(
-                f"levels is {self.levels}, but {self.end - self.start} layers take a class token; give 1 to"
+                f"levels is {self.levels}, but {self.end - self.start} layers take a class token; give 0 to"
                 f" {self.end - self.start}"
             )
         if self.prompt_length < 0:

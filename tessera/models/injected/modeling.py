@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from tessera.connect.connectors import Linear
+from tessera.data.images import Pixels
 from tessera.errors import TrainingStopped, UserError
 from tessera.models.folder import read_config
 from tessera.models.injected.configuration import InjectedLMConfig
@@ -86,7 +87,7 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = new_language_model(config.text_config) if language_model is None else language_model
         config.text_config = self.language_model.config
         decoder_of(self.language_model)  # refuses what cannot be injected into before anything is trained
-        count = 1 if config.shared_connector else config.levels
+        count = min(config.levels, 1) if config.shared_connector else config.levels
         width = config.text_config.hidden_size
         self.connector = nn.ModuleList(Linear(self.vision.width, width) for _ in range(count))
         table: Any = self.language_model.get_input_embeddings()
@@ -94,10 +95,21 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             SoftPrompt(config.prompt_length, table.embedding_dim, config.prompt_mlp) if config.prompt_length else None
         )
         self.post_init()
-        self.vision.requires_grad_(False)
-        self.language_model.requires_grad_(False)
+        self._freeze()
         if language_model is not None and language_model.generation_config is not None:
             self.generation_config = language_model.generation_config
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As everywhere; transformers lets every weight learn that it has read."""
+        parent: Any = super()
+        loaded = parent.from_pretrained(*arguments, **options)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        return loaded
+
+    def _freeze(self) -> None:
+        self.vision.requires_grad_(False)
+        self.language_model.requires_grad_(False)
 
     @classmethod
     def from_parts(
@@ -165,6 +177,12 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's head."""
         return self.language_model.get_output_embeddings()
 
+    @property
+    def pixels(self) -> Pixels:
+        """How pictures enter the encoder."""
+        config = self.config
+        return Pixels(config.vision_config.image_size, tuple(config.image_mean), tuple(config.image_std))
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """As PyTorch makes them, which the official code keeps; the frozen parts have habits of their own."""
@@ -180,6 +198,8 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             UserError: the encoder has fewer blocks, or its states there have no class token.
         """
         levels, eyes = self.config.levels, self.vision
+        if not levels:
+            return pixel_values.new_zeros(len(pixel_values), 0, eyes.width)
         seen = eyes(pixel_values.to(eyes.dtype), output_hidden_states=True)
         states = seen.hidden_states or ()
         if len(states) < levels:
@@ -258,8 +278,8 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if class_states is None and self.prompt is None:
             return None
         prompt, faithful = config.prompt_length, config.attention == "faithful"
-        masks = (grown_mask(mask, prompt, False, False), grown_mask(mask, prompt, class_states is not None, faithful))
         tokens = {} if class_states is None else self._tokens(class_states)
+        masks = (grown_mask(mask, prompt, False, False), grown_mask(mask, prompt, bool(tokens), faithful))
         return Prefix(start=config.start, masks=masks, prompt=self._prompt(rows), tokens=tokens)
 
     def _continued(self, mask: Tensor, cache: Any) -> Prefix:
@@ -279,12 +299,12 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _tokens(self, class_states: Tensor) -> dict[int, Tensor]:
         """The token [B, 1, d] before each layer that takes one."""
-        states = class_states.to(self.connector[0].project.weight.dtype)  # type: ignore[union-attr]
+        layers = range(self.config.start, self.config.end) if self.config.levels else ()
         made = [
-            self.connector[place % len(self.connector)](states[:, place : place + 1], (1, 1))
+            self.connector[place % len(self.connector)](class_states[:, place : place + 1], (1, 1))
             for place in range(self.config.levels)
         ]
-        return {layer: made[self.config.level(layer)] for layer in range(self.config.start, self.config.end)}
+        return {layer: made[self.config.level(layer)] for layer in layers}
 
     def _learned(self, ids: Tensor, labels: Tensor, options: dict[str, Any]) -> LVLMOutput:
         steps = route(labels, None, None).text
