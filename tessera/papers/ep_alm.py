@@ -9,28 +9,27 @@ anew; learned tokens stand before the words. Both are trained on the task itself
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig
 
-from tessera.augmented import LONGEST, Augmented, check_roles
+from tessera.augmented import LONGEST, Augmented
 from tessera.data.beside import Beside
 from tessera.data.mixture import Mixture
 from tessera.data.sample import Text
 from tessera.data.source import Source, Split, World
 from tessera.data.worlds import open_world
-from tessera.errors import BadSample, CheckpointError, UserError, nearest, reason
+from tessera.errors import BadSample, UserError, nearest
 from tessera.evaluate.intervals import exact_binomial
 from tessera.evaluate.vqa import normal
 from tessera.models.injected import InjectedLMConfig, InjectedLMForConditionalGeneration
 from tessera.models.injected.configuration import OPT
-from tessera.models.lvlm.language import read_language_model
-from tessera.papers.ep_alm_study import LANGUAGE, MINI, VISION, headline
+from tessera.papers.ep_alm_material import builder, check, parts_of, tokenizer_of
+from tessera.papers.ep_alm_study import MINI, headline
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
@@ -39,10 +38,7 @@ from tessera.study.design import Study
 from tessera.train.injected import injected_stage, words_loader
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
-from tessera.vision.registry import create
 from tessera.vision.vit import PlainViTConfig
-from tessera.zoo.foundation import read_tokenizer
-from tessera.zoo.parts import locate, quiet
 
 BASE, LARGE = "opt-2.7b-vit-b16", "opt-6.7b-vit-l16-pt"
 VIT_L16 = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
@@ -195,13 +191,13 @@ class EPALM(Paper):
         `options.out`/model."""
         recipe = RECIPES[options.size]
         recipe = change(replace(recipe, steps=options.steps or recipe.steps), options.settings)
-        parts = _parts(options)
+        parts = parts_of(options)
         worlds = [open_world(name) for name in options.data or ("scenes",)]
         source = Mixture(recipe.sources(worlds))
-        tokenizer = _tokenizer(parts["language"], recipe.mark)
-        build = _builder(parts, recipe.model)
+        tokenizer = tokenizer_of(parts["language"], recipe.mark)
+        build = builder(parts, recipe.model)
         model = build()  # what cannot be is refused here, before anything is written
-        _check(model, tokenizer)
+        check(model, tokenizer)
         words = Beside(tokenizer, model.config.ask, model.config.context or LONGEST, recipe.questions_learned)
         trainer = self.trainer(options, recipe)
         places = {"rank": trainer.rank, "world_size": trainer.world, "workers": options.workers or 0}
@@ -254,73 +250,24 @@ def _size(text: Mapping[str, Any], vision: Mapping[str, Any], model: Mapping[str
     }  # fmt: skip
 
 
-def _parts(options: TrainOptions) -> dict[str, str]:
-    """Names or folders of the frozen parts. Raises UserError where a role is unknown or missing."""
-    check_roles(options.parts)
-    if options.size == "published" and len(options.parts) < 2:
-        raise UserError(
-            "the published size needs both frozen parts; give them as --parts vision=FOLDER language=FOLDER, for"
-            " instance a ViT-B/16 and OPT-2.7B"
-        )
-    return {"vision": VISION, "language": LANGUAGE, **options.parts}
-
-
-def _tokenizer(language: str, mark: str) -> PreTrainedTokenizerFast:
-    tokenizer = read_tokenizer(locate(language))
-    if mark and mark not in tokenizer.get_vocab():
-        tokenizer.add_tokens([mark], special_tokens=True)
-    return tokenizer
-
-
-def _builder(parts: Mapping[str, str], fields: Mapping[str, Any]) -> Callable[[], InjectedLMForConditionalGeneration]:
-    """What makes a new connector and prompt between the frozen parts, which are read once."""
-    folder = Path(locate(parts["vision"]))
-    with quiet():
-        eyes, words = create(str(folder)), read_language_model(locate(parts["language"]))
-    fields = {**fields, **_norms(folder / "preprocessor_config.json")}
-    return lambda: InjectedLMForConditionalGeneration.from_parts(eyes, words, **fields)
-
-
-def _norms(file: Path) -> dict[str, Any]:
-    """How an encoder that says so expects the values of pictures. Raises CheckpointError where it cannot be read."""
-    if not file.is_file():
-        return {}
-    try:
-        given = json.loads(file.read_text(encoding="utf-8"))
-        return {name: given[name] for name in ("image_mean", "image_std") if name in given}
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{file} cannot be read: {reason(error)}") from error
-
-
-def _check(model: InjectedLMForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Raise UserError where the encoder gives no class tokens or the language model has not all the words."""
-    size = model.config.vision_config.image_size
-    model.encode_images(torch.zeros(1, 3, size, size))
-    table: Any = model.get_input_embeddings()
-    if len(tokenizer) > table.num_embeddings:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, its mark included, and the language model rows for"
-            f" {table.num_embeddings}; take another tokenizer, or leave out the mark with --set mark="
-        )
-
-
 def _judged(seeing: Augmented, recipe: Recipe, worlds: Sequence[World]) -> str:
-    """A sentence: how many held-out questions are answered rightly; "" where captions alone were learned."""
-    if recipe.task == "captions":
-        return ""
+    """A sentence: how many held-out questions are answered rightly; "" where there is none."""
+    tasks = [] if recipe.task == "captions" else [(world, task) for world in worlds for task in ASKED]
+    sources = [world.source(task, "heldout") for world, task in tasks if task in world.tasks]
     pictures, asked, truths = [], [], []
-    for source, _ in replace(recipe, task="questions").sources(worlds, "heldout"):
-        for index in range(min(len(source), JUDGED)):
+    for source in sources:
+        for index in range(min(len(source), JUDGED // len(sources))):
             with contextlib.suppress(BadSample):
                 sample = source[index]
-                question, truth = [segment.text for segment in sample.segments if isinstance(segment, Text)][:2]
-                pictures.append(sample.images[0].pil())
-                asked.append(question)
-                truths.append(truth)
+                texts = [segment.text for segment in sample.segments if isinstance(segment, Text)]
+                if len(texts) > 1:
+                    pictures.append(sample.images[0].pil())
+                    asked.append(texts[0])
+                    truths.append(texts[1])
+    if not pictures:
+        return ""
     said = seeing.answer(pictures, asked)
     right = [normal(one) == normal(truth) for one, truth in zip(said, truths, strict=True)]
-    if not right:
-        return "held out: no question to judge by"
     share = exact_binomial(sum(right), len(right))
     span = f"95 % interval {share.low:.1%} to {share.high:.1%}"
     return f"held out: {share.value:.1%} of {share.n} questions answered rightly ({span})"

@@ -9,11 +9,11 @@ Legend: M pictures, K class tokens of width C.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera.data.beside import Batch, Beside, Row
 from tessera.data.loader import Loader, Samples
@@ -22,7 +22,7 @@ from tessera.data.quality import Opener
 from tessera.data.sample import Image, Sample
 from tessera.data.source import Source
 from tessera.models.injected import InjectedLMForConditionalGeneration
-from tessera.models.injected.modeling import LOSS_WEIGHT
+from tessera.models.injected.modeling import perceive
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
@@ -64,16 +64,14 @@ def injected_stage(
         store: class tokens of pictures, of the model's levels or more, where several models share them.
     """
     seen_by = store or FeatureStore(lambda images: look(model, images))
-    levels = model.config.levels
-
-    def objective(tuned: nn.Module, batch: Batch) -> dict[str, Any]:
-        seen = seen_by(batch.images).to(batch.input_ids.device)
-        seen = seen[:, seen.shape[1] - levels :]
-        given = {"labels": batch.labels, "attention_mask": batch.attention_mask, "class_states": seen}
-        return {"words": (tuned(batch.input_ids, **given).text.total, len(batch.images), LOSS_WEIGHT)}
-
     return Stage(
-        name="words", model=model, objective=objective, loader=loader, steps=steps, accumulate=accumulate,
-        counts=lambda batch: {"words": len(batch.images)}, optimiser=optimiser or Optimiser(),
+        name="words",
+        model=model,
+        objective=partial(perceive, seen_by, model.config.levels),
+        loader=loader,
+        steps=steps,
+        accumulate=accumulate,
+        counts=lambda batch: {"words": len(batch.images)},
+        optimiser=optimiser or Optimiser(),
         trainable=[f"{name}.*" for name, part in model.trained().items() if list(part.parameters())],
-    )  # fmt: skip
+    )

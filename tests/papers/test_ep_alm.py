@@ -22,6 +22,7 @@ from tessera.papers.ep_alm_study import ARMS, CLAIMS, METRIC, Bench, Budget, hea
 from tessera.papers.figures import beside
 from tessera.papers.registry import TrainOptions, get
 from tessera.zoo.parts import load_tokenizer
+from tests.papers.path_to_loss import files_on_the_way_to
 
 SLUG = "ep-alm"
 TINY = Budget(steps=2, batch=2, train_pictures=20, questions=4)
@@ -48,8 +49,8 @@ def test_every_published_figure_follows() -> None:
 
 
 def test_an_unknown_variant_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=f"no variant 'opt-6.7b'; did you mean '{LARGE}'"):
-        get(SLUG).size("opt-6.7b")
+    with pytest.raises(UserError, match=f"no variant 'opt-6.7b-vit-l16'; did you mean '{LARGE}'"):
+        get(SLUG).size("opt-6.7b-vit-l16")
 
 
 def test_the_recipe_of_the_paper_schedules_both_groups() -> None:
@@ -76,12 +77,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model of a training through the command line."""
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The model of a training through the command line, and the files on the way to its first loss."""
     out = tmp_path_factory.mktemp("trained") / "run"
     line = ["train", SLUG, "--data", str(data / "llava.json"), "--out", str(out), "--steps", "2", "--precision", "fp32"]
-    assert main([*line, "--set", "batch=2"]) == 0
-    return out / "model"
+    with files_on_the_way_to("tessera.models.injected.modeling:next_token") as files:
+        assert main([*line, "--set", "batch=2"]) == 0
+    return out / "model", files
+
+
+@pytest.fixture(scope="module")
+def trained(run: tuple[Path, list[str]]) -> Path:
+    """Its folder."""
+    return run[0]
+
+
+def test_a_step_goes_through_six_files_from_the_command_to_the_loss(run: tuple[Path, list[str]]) -> None:
+    assert run[1] == [
+        "cli/training.py",
+        "papers/ep_alm.py",
+        "train/engine.py",
+        "train/step.py",
+        "models/injected/modeling.py",
+        "objectives/next_token.py",
+    ]
 
 
 @pytest.mark.light("ep-alm", "use")

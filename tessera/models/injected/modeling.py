@@ -7,6 +7,7 @@ tokens of width C, P tokens of the prompt, e width of the table of words, d widt
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from transformers import (
 )
 
 from tessera.connect.connectors import Linear
+from tessera.data.beside import Batch
 from tessera.data.images import Pixels
+from tessera.data.sample import Image
 from tessera.errors import TrainingStopped, UserError
 from tessera.models.folder import read_config
 from tessera.models.injected.configuration import InjectedLMConfig
@@ -35,6 +38,7 @@ from tessera.models.injected.prefix import Prefix, decoder_of, grown_mask, word_
 from tessera.models.lvlm.generation import within_context
 from tessera.models.lvlm.language import learned_words, new_language_model, own_attention, read_language_model
 from tessera.models.lvlm.outputs import LVLMOutput
+from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.vision.base import VisionBackbone
 from tessera.vision.registry import create as create_backbone
@@ -309,7 +313,8 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _learned(self, ids: Tensor, labels: Tensor, options: dict[str, Any]) -> LVLMOutput:
         steps = route(labels, None, None).text
         output = learned_words(self.language_model, {"input_ids": ids, **options}, labels, steps)
-        assert output.text is not None
+        assert output.logits is not None and output.words is not None
+        output.text = next_token(output.logits, output.words)
         if not output.text.number:
             raise TrainingStopped("the batch has no learned word; check `learned` of its samples")
         output.loss = LOSS_WEIGHT * output.text.mean(len(ids))
@@ -357,6 +362,20 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not kwargs.get("is_first_iteration") and inputs.get("use_cache", True):
             inputs.pop("class_states", None)
         return inputs
+
+
+def perceive(
+    look: Callable[[Sequence[Image]], Tensor], levels: int, model: nn.Module, batch: Batch
+) -> dict[str, tuple[Tensor, int, float]]:
+    """The loss of a batch as a stage's objective: its sum, the samples, the weight.
+
+    Args:
+        look: class tokens [B, K', C] of pictures, of which the last `levels` are taken.
+    """
+    seen = look(batch.images).to(batch.input_ids.device)
+    given = {"labels": batch.labels, "attention_mask": batch.attention_mask}
+    output = model(batch.input_ids, class_states=seen[:, seen.shape[1] - levels :], **given)
+    return {"words": (output.text.total, len(batch.images), LOSS_WEIGHT)}
 
 
 AutoModel.register(InjectedLMConfig, InjectedLMForConditionalGeneration)

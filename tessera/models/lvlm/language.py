@@ -19,7 +19,6 @@ from tessera.errors import UserError
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.layers.masks import additive, block_causal
 from tessera.models.lvlm.outputs import LVLMOutput
-from tessera.objectives.next_token import next_token
 from tessera.weights import read_model
 
 
@@ -117,7 +116,7 @@ def head_reads(head: nn.Module, learned: Tensor) -> Iterator[None]:
 
 
 def learned_words(model: PreTrainedModel, inputs: dict[str, Any], labels: Tensor, steps: Tensor) -> LVLMOutput:
-    """What `model` says of `inputs` where a learned word follows, with `logits`, `words` and `text` of those alone.
+    """What `model` says of `inputs` where a learned word follows: `logits` and `words` of those alone.
 
     Args:
         labels: int64 [B, L].
@@ -127,5 +126,4 @@ def learned_words(model: PreTrainedModel, inputs: dict[str, Any], labels: Tensor
         output = LVLMOutput.of(model(**inputs))
     assert output.logits is not None
     output.logits, output.words = output.logits[0], labels[:, 1:][steps]
-    output.text = next_token(output.logits, output.words)
     return output

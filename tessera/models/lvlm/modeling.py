@@ -40,6 +40,7 @@ from tessera.models.lvlm.language import (
     takes_positions,
 )
 from tessera.models.lvlm.outputs import LVLMOutput
+from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create as create_backbone
@@ -273,7 +274,8 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> LVLMOutput:
         """The loss of the words [B, L] that follow the `steps`, bool [B, L - 1]. Raises as `forward`."""
         output = learned_words(self.language_model, inputs, labels, steps)
-        assert output.text is not None
+        assert output.logits is not None and output.words is not None
+        output.text = next_token(output.logits, output.words)
         if num_text is None and not output.text.number:
             raise TrainingStopped(
                 "the batch has no learned position; check `learned` and the label mask of its samples"
