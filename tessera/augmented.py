@@ -46,6 +46,7 @@ class Augmented:
     model: InjectedLMForConditionalGeneration
     tokenizer: PreTrainedTokenizerFast
     beams: int = 3
+    max_new_tokens: int = 64
 
     abilities: ClassVar[tuple[str, ...]] = ("caption", "ask")
 
@@ -57,7 +58,7 @@ class Augmented:
     def caption(self, images: Still) -> str: ...
     @overload
     def caption(self, images: list[Still]) -> list[str]: ...
-    def caption(self, images, max_new_tokens: int = 64):
+    def caption(self, images):
         """A sentence about each picture.
 
         Raises:
@@ -69,14 +70,14 @@ class Augmented:
         start = self.builder.prompt(None)
         if not start:
             raise UserError("this language model has no begin token, so it cannot begin a caption; ask it a question")
-        said = self._continue(pictures, [start] * len(pictures), max_new_tokens)
+        said = self._continue(pictures, [start] * len(pictures))
         return said[0] if single else said
 
     @overload
     def answer(self, images: Still, questions: str) -> str: ...
     @overload
     def answer(self, images: list[Still], questions: str | list[str]) -> list[str]: ...
-    def answer(self, images, questions, max_new_tokens: int = 30):
+    def answer(self, images, questions):
         """The answer to each question about the picture beside it, or to the one question.
 
         Raises:
@@ -88,10 +89,10 @@ class Augmented:
         asked = [questions] * len(pictures) if isinstance(questions, str) else list(questions)
         if len(asked) != len(pictures):
             raise UserError(f"{len(pictures)} pictures and {len(asked)} questions; give one question for each picture")
-        said = self._continue(pictures, [self.builder.prompt(one) for one in asked], max_new_tokens)
+        said = self._continue(pictures, [self.builder.prompt(one) for one in asked])
         return said[0] if single else said
 
-    def _continue(self, pictures: Sequence[Still], prompts: Sequence[list[int]], most: int) -> list[str]:
+    def _continue(self, pictures: Sequence[Still], prompts: Sequence[list[int]]) -> list[str]:
         found: list[str] = []
         end = self.tokenizer.eos_token_id
         for start in range(0, len(prompts), _TOGETHER):
@@ -99,7 +100,7 @@ class Augmented:
             ids, mask = (one.to(self.model.device) for one in self.builder.left(prompts[part]))
             said = self.model.generate(
                 ids, attention_mask=mask, class_states=look(self.model, [Image(one) for one in pictures[part]]),
-                num_beams=self.beams, do_sample=False, max_new_tokens=most, eos_token_id=end,
+                num_beams=self.beams, do_sample=False, max_new_tokens=self.max_new_tokens, eos_token_id=end,
                 pad_token_id=self.builder.pad_id,
             )  # fmt: skip
             found += self.tokenizer.batch_decode(said[:, ids.shape[1] :], skip_special_tokens=True)

@@ -20,7 +20,7 @@ from transformers import AutoConfig
 from tessera.augmented import LONGEST, Augmented
 from tessera.data.beside import Beside
 from tessera.data.mixture import Mixture
-from tessera.data.sample import Text
+from tessera.data.sample import Still, Text
 from tessera.data.source import Source, Split, World
 from tessera.data.worlds import open_world
 from tessera.errors import BadSample, UserError, nearest
@@ -104,7 +104,7 @@ class Recipe:
 RECIPES = {
     "mini": Recipe(
         model={**MINI, "levels": 3, "start": 1, "end": 4}, task="both", steps=600, batch=24,
-        optimiser=Optimiser(lr=1e-2), questions_learned=False, mark="", keep="whole",
+        optimiser=Optimiser(kind="muon", lr=1e-2), questions_learned=False, mark="", keep="whole",
     ),
     # configs/image/ePALM_vqa.yaml: 8 epochs, 400 steps of warm-up. Groups and schedule are as they are meant there; in
     # the code the schedule reaches one of two groups.
@@ -254,7 +254,8 @@ def _judged(seeing: Augmented, recipe: Recipe, worlds: Sequence[World]) -> str:
     """A sentence: how many held-out questions are answered rightly; "" where there is none."""
     tasks = [] if recipe.task == "captions" else [(world, task) for world in worlds for task in ASKED]
     sources = [world.source(task, "heldout") for world, task in tasks if task in world.tasks]
-    pictures, asked, truths = [], [], []
+    pictures: list[Still] = []
+    asked, truths = [], []
     for source in sources:
         for index in range(min(len(source), JUDGED // len(sources))):
             with contextlib.suppress(BadSample):

@@ -162,8 +162,9 @@ def test_published_parts_train_with_a_mark_of_their_own_and_what_was_trained_is_
     assert not (folder / "model.safetensors").exists()
     assert json.loads((folder / augmented.PARTS).read_text()) == parts
     seeing = augmented.load(folder)
+    seeing.max_new_tokens = 3
     assert "</a>" in seeing.tokenizer.get_vocab()
-    assert isinstance(seeing.answer(str(data / "3.png"), "is it dark?", max_new_tokens=3), str)
+    assert isinstance(seeing.answer(str(data / "3.png"), "is it dark?"), str)
     (folder / augmented.PARTS).unlink()
     with pytest.raises(CheckpointError, match="does not name the frozen parts"):
         augmented.load(folder)

@@ -5,7 +5,7 @@ Legend: B rows, L positions of the prompt, d width of the language model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,13 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 
 from tessera.errors import UserError
 from tessera.models.lvlm.configuration import LVLMConfig
+
+
+class Reader(Protocol):
+    """A configuration that says how many positions are read; None sets no limit."""
+
+    @property
+    def context(self) -> int | None: ...
 
 
 class ContextEnd(StoppingCriteria):
@@ -41,7 +48,7 @@ def never_a_picture(config: LVLMConfig, processors: LogitsProcessorList | None, 
 
 
 def within_context(
-    config: LVLMConfig, criteria: StoppingCriteriaList | None, ids: Tensor, attention_mask: Tensor | None
+    config: Reader, criteria: StoppingCriteriaList | None, ids: Tensor, attention_mask: Tensor | None
 ) -> StoppingCriteriaList:
     """`criteria` and one that ends a row with the language model's positions, for prompts `ids` [B, L].
 
