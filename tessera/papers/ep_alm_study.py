@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -43,6 +43,7 @@ SLUG = "ep-alm"
 VISION, LANGUAGE = "mini/clip", "mini/lm"
 METRIC = "accuracy"
 WORDS_OF_AN_ANSWER = 8
+OPTIMISER: Literal["muon"] = "muon"
 # Fields of the model that all arms share, with those of the encoder's pictures, and that of the mini recipe.
 MINI: dict[str, Any] = {
     "ask": "USER: {} ASSISTANT:", "prompt_length": 10, "prompt_mlp": False, "shared_connector": True,
@@ -127,6 +128,7 @@ class Bench:
             "world": self.world.fingerprint(),
             "parts": [VISION, LANGUAGE],
             "model": MINI,
+            "optimiser": OPTIMISER,
             "budget": asdict(self.budget),
             "precision": choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         }
@@ -147,7 +149,7 @@ class Bench:
         builder = Beside(self.tokenizer, model.config.ask, model.config.context or 0, questions_learned=False)
         loader = words_loader(self.world.source("questions"), builder, budget.batch, seed=seed)
         return injected_stage(
-            model, loader, budget.steps, optimiser=Optimiser(kind="muon", lr=budget.lr), store=self.store
+            model, loader, budget.steps, optimiser=Optimiser(kind=OPTIMISER, lr=budget.lr), store=self.store
         )
 
     def outcome(self, arm: str, seed: int) -> Outcome:
