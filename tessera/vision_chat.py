@@ -112,7 +112,7 @@ class VisionChat:
         asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
         if len(asked) != len(shown):
             raise UserError(f"{len(shown)} pictures and {len(asked)} questions; give one question for each picture")
-        dialogues = []
+        dialogues: list[list[Segment]] = []
         for some, text in zip(shown, asked, strict=True):
             pictures = some if isinstance(some, list | tuple) else [some]
             dialogues.append([*(Image(one, False, role="user") for one in pictures), Text(text, False, "user")])
