@@ -216,8 +216,8 @@ class Run:
         self.patches = FeatureStore(encode)
         config = tokenizer.config
         weights = {"image condition": config.image_weight, "text condition": config.text_weight}
-        same_layer = config.vision_layer == conditions.image.layer and config.keep_class_token
-        shared = conditions.image.encoder is conditions.vision and same_layer
+        same_layers = config.vision_layers == list(conditions.image.layers) and config.keep_class_token
+        shared = conditions.image.encoder is conditions.vision and same_layers
 
         def image_target(images: Sequence[Any], features: Any):
             states = features if shared else conditions.image.states(images)

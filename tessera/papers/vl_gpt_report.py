@@ -50,6 +50,8 @@ FLOORS = {
     "drawing, 2 objects: all right": 0.60,
     "reconstruction: every colour and shape": 0.80,
 }
+# What drawings have right before their outlines: no floor, but the first thing to look at.
+HALFWAY = ("drawing, 1 object: colour and place", "drawing, 2 objects: colour and place")
 NO_SHARES = ("CIDEr-D", FRECHET, FRECHET_FLOOR)  # scores that are not shown in per cent, by the end of their names
 ABOUT = {
     FRECHET: "On features of mini/clip; lower is better. Few pictures make every such distance larger: compare it with"
@@ -101,7 +103,7 @@ def _scores(scores: dict[str, Estimate]):
             floor = majority.value + ABOVE_MAJORITY
         yield Score(
             name=name, value=one.value, low=one.low, high=one.high, n=one.n, floor=floor,
-            chance=None if chance is None else chance.value, headline=name in FLOORS,
+            chance=None if chance is None else chance.value, headline=name in (*FLOORS, *HALFWAY),
             percent=not name.endswith(NO_SHARES), higher_is_better=name not in (FRECHET, FRECHET_FLOOR),
             about=ABOUT.get(name, ""),
         )  # fmt: skip

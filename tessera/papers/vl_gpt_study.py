@@ -214,7 +214,7 @@ class Bench:
         image, text = parts.image, parts.text
         return replace(
             parts,
-            image=RememberedImages(image.painter, image.encoder, image.pixels, image.layer),
+            image=RememberedImages(image.painter, image.encoder, image.pixels, image.layers),
             text=RememberedText(text.tokenizer, text.encoder),
         )
 

@@ -4,15 +4,19 @@ The Resampler's aligned start already packs what the first patch states say abou
 stays as it is; U-Net and cross-attentions are trained on cached latents and tokens, autoencoder and CLIP are frozen.
 Words and picture tokens are left out at random, so that either paints alone and guidance has something to lead away
 from. A model that estimates the tokens by squared error from a sentence gives their mean over all pictures that the
-sentence fits: so a part of the pictures is painted from the mean over other drawings of the same things.
+sentence fits, and learns outlines last, as they are little of the tokens' spread. So a few channels of a token hold
+what CLIP's last states say of shapes and sizes, which is a large part of their spread; and a part of the pictures is
+painted from the mean over other drawings of the same things, in most of which outlines are open, so that it is those
+channels and the words that tell them.
 
-Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 192]; picture tokens [B, 16, 192]; text states
+Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 384]; picture tokens [B, 16, 192]; text states
 [B, 40, 192].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +28,22 @@ from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from tessera.data.worlds.scenes.captions import Style, canonical_caption, caption
 from tessera.data.worlds.scenes.draw import draw, object_masks
-from tessera.data.worlds.scenes.graph import Scene, redrawn
+from tessera.data.worlds.scenes.graph import (
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    is_heldout,
+    place_object,
+    redrawn,
+    scene_of,
+)
 from tessera.evaluate.intervals import Estimate, proportion
 from tessera.evaluate.scene_match import matches
 from tessera.evaluate.scene_reader import read_scene
+from tessera.layers.aligning import QUARTERS
 from tessera.models.diffusion import adapter
 from tessera.models.diffusion.aligned import align
 from tessera.models.diffusion.painter import Painter
@@ -35,7 +51,7 @@ from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.zoo.autoencoder import to_tensor
 from tessera.zoo.clip_data import emoji_pool
-from tessera.zoo.foundation import first_states
+from tessera.zoo.foundation import MINI_LAYERS, alike, read_layers
 from tessera.zoo.parts import locate
 from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Feed, Recipe
@@ -59,16 +75,21 @@ UNET = {
     "attention_head_dim": 4,  # diffusers takes this for the number of heads: one for each quarter of a token
 }
 RESAMPLER = {
-    "embed_dims": 192, "output_dims": 192, "hidden_dims": 192, "depth": 1,
-    "dim_head": adapter.HEAD_WIDTH, "heads": 4, "num_queries": TOKENS,
+    "embed_dims": 384, "output_dims": 192, "hidden_dims": 384, "depth": 1,
+    "dim_head": adapter.HEAD_WIDTH, "heads": 4, "num_queries": TOKENS, "ffn_ratio": 1,
 }  # fmt: skip
+MEANT = SHAPES + SIZES  # what a patch's own words are: the last states tell them, the first ones only outlines
+RANK = 7  # of the 48 contents of a patch; every thing has a shape and a size, so that one of the 8 follows
 SCHEDULER = {
     "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing", "clip_sample": False,
 }  # fmt: skip
-POOL, VIEWS = 7_000, 1  # scenes, and drawings of each emoji
+POOL, VIEWS = 8_000, 1  # scenes, and drawings of each emoji
 COUNTS = (0.4, 0.3, 0.17, 0.13)  # chances of 1 to 4 objects: outlines are learned where there is little else
 REDRAWN = 4  # other drawings of a scene's things that a mean is taken over
+OPEN = 0.6  # share of scenes whose mean leaves the outlines open
+OPENED = 24  # drawings of one thing that such a mean is taken over
+FAINTEST = 0.4  # least share of a mean's lead over the mean of all pictures: estimates by squared error shrink so
 OWN, MEAN = 0.45, 0.35  # chances of a picture's own tokens, and of that mean; else a blend of the two
 SCENES, EMOJI = 30, 2  # of each in a batch
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.15, 0.10, 0.05
@@ -95,13 +116,16 @@ class Conditions:
 
     @torch.no_grad()
     def patches(self, pictures: np.ndarray) -> Tensor:
-        """First patch states [B, 65, 192] of pictures uint8 [B, 64, 64, 3]."""
-        return first_states(self.clip.vision_model, to_pixel_values(pictures))
+        """Patch states [B, 65, 384] of pictures uint8 [B, 64, 64, 3]."""
+        return self._states(to_pixel_values(pictures))
 
     @torch.no_grad()
     def null_patches(self) -> Tensor:
-        """States of the all-zero input, [65, 192]."""
-        return first_states(self.clip.vision_model, torch.zeros(1, 3, 64, 64))[0]
+        """States of the all-zero input, [65, 384]."""
+        return self._states(torch.zeros(1, 3, 64, 64))[0]
+
+    def _states(self, pixel_values: Tensor) -> Tensor:
+        return alike(read_layers(self.clip.vision_model, pixel_values, MINI_LAYERS), len(MINI_LAYERS))
 
 
 @dataclass(frozen=True)
@@ -128,7 +152,10 @@ def build_cache(conditions: Conditions, painter: Painter, pool: ScenePool, views
     parts = np.array_split(pictures, max(1, len(pictures) // 200))
     latents = torch.cat([painter.encode(to_tensor(part)).half() for part in parts])
     tokens = torch.cat([painter.image_condition(conditions.patches(part)).half() for part in parts])
+    opened = OpenOutlines(conditions, painter, np.random.default_rng((seed, pool.size)))
     means = [_mean_tokens(conditions, painter, scene, (seed, i)) for i, scene in enumerate(pool.scenes)]
+    for i in range(int(OPEN * pool.size)):
+        means[i] = torch.where(told(), means[i], opened.mean(pool.scenes[i]))
     weights = torch.stack([_weights(scene) for scene in pool.scenes])
     everywhere = torch.full((len(names), *weights.shape[1:]), float(weights.mean())).half()
     return Cache(
@@ -151,6 +178,39 @@ def _mean_tokens(conditions: Conditions, painter: Painter, scene: Scene, seed: t
     others = [redrawn(scene, rng, keep=("size", "texture") if seed[1] % 2 else ()) for _ in range(REDRAWN)]
     states = conditions.patches(np.stack([draw(other) for other in others]))
     return painter.image_condition(states).mean(dim=0).half()
+
+
+def told() -> Tensor:
+    """Which channels of a token hold the words of its four patches, bool [192]."""
+    return torch.arange(RESAMPLER["output_dims"]) % (RESAMPLER["output_dims"] // QUARTERS) < RANK
+
+
+class OpenOutlines:
+    """Mean picture tokens of scenes of which colours, sizes, textures and places are known, but no shape.
+
+    Tokens are nearly linear in the picture and things seldom touch, so that what each adds to an empty picture is
+    measured once, over shapes of the training split, and summed.
+    """
+
+    @torch.no_grad()
+    def __init__(self, conditions: Conditions, painter: Painter, rng: np.random.Generator):
+        def mean(scenes: list[Scene]) -> Tensor:
+            pictures = np.stack([draw(scene) for scene in scenes])
+            return painter.image_condition(conditions.patches(pictures)).mean(dim=0)
+
+        self.empty = mean([scene_of((), rng) for _ in range(OPENED * len(PLACES))])
+        self.added = {}
+        for colour, size, texture, place in product(COLOURS, SIZES, TEXTURES, PLACES):
+            shapes = [shape for shape in SHAPES if not is_heldout(colour, shape, place)]
+            things = [
+                place_object(rng, colour, shapes[i % len(shapes)], place, size, texture) for i in range(OPENED)
+            ]  # fmt: skip
+            self.added[colour, size, texture, place] = mean([scene_of((thing,), rng) for thing in things]) - self.empty
+
+    def mean(self, scene: Scene) -> Tensor:
+        """Tokens, half [16, 192]."""
+        said = [self.added[thing.colour, thing.size, thing.texture, thing.place] for thing in scene.objects]
+        return torch.stack([self.empty, *said]).sum(dim=0).half()
 
 
 @torch.no_grad()
@@ -198,7 +258,7 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
         no_image = (dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE) & ~spared
         return {
             "latents": cache.latents[chosen].float(),
-            "image": _blend(cache.tokens[chosen].float(), cache.means[chosen].float(), late, rng),
+            "image": _blend(cache.tokens[chosen].float(), faint(cache.means[chosen].float(), rng), late, rng),
             "weights": cache.weights[chosen].float(),
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
@@ -206,6 +266,11 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
             "levels": noise_levels(progress, len(chosen), rng),
         }
 
+    def faint(means: Tensor, rng: np.random.Generator) -> Tensor:
+        lead = torch.from_numpy(rng.uniform(FAINTEST, 1.0, len(means))).float()
+        return torch.lerp(average, means, lead[:, None, None])
+
+    average = cache.means[:scenes].float().mean(dim=0)
     made = Feed(make, seed, held=f"painter scenes {scenes}, emoji {total - scenes}")
     return made
 
@@ -271,10 +336,19 @@ def stage(seed: int, steps: int) -> Stage:
 def start(painter: Painter, conditions: Conditions, pool: ScenePool, pictures: int = 500) -> None:
     """The aligned start, measured on some pictures of a pool."""
     some = pool.pictures[:pictures]
-    align(painter, conditions.patches(some), painter.encode(to_tensor(some)))
+    meant = torch.stack([_meant(scene) for scene in pool.scenes[:pictures]])
+    align(painter, conditions.patches(some), painter.encode(to_tensor(some)), meant, RANK)
     for name, module in painter.unet.named_modules():
         if name.endswith(("attn2.to_q", "attn2.processor")):
             module.no_muon = True  # whole-matrix steps would soon undo what the start knows
+
+
+def _meant(scene: Scene) -> Tensor:
+    """How much of each patch is covered by things of each of MEANT, float [64, 8]."""
+    covered = torch.from_numpy(object_masks(scene)).float()
+    shares = nn.functional.avg_pool2d(covered, 8).flatten(1)  # [K, 64]
+    words = torch.tensor([[float(word in (thing.shape, thing.size)) for word in MEANT] for thing in scene.objects])
+    return shares.T @ words
 
 
 def painter_stage(painter: Painter, cache: Cache, conditions: Conditions, seed: int, steps: int) -> Stage:
@@ -328,7 +402,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=1500,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=3300,
     stage=stage, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip

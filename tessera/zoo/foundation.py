@@ -37,6 +37,9 @@ MINI = {
     "language": "mini/lm", "vision": "mini/clip", "painter": "mini/diffusion", "text_encoder": "mini/clip",
     "image_encoder": "mini/clip",
 }  # fmt: skip
+# Outlines and exact places are all in a small CLIP's first states, where they are hardly anything beside grain and
+# background; what has which shape is most of what its last ones tell.
+MINI_LAYERS = (0, -1)
 
 
 @dataclass
@@ -61,13 +64,13 @@ class ImageConditioner:
     """The adapter's image encoder and Resampler: pictures to e_v.
 
     Args:
-        layer: which of the encoder's hidden states the Resampler reads.
+        layers: which of the encoder's hidden states the Resampler reads, side by side.
     """
 
     painter: Painter
     encoder: PreTrainedModel
     pixels: Pixels
-    layer: int
+    layers: Sequence[int]
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image]) -> Tensor:
@@ -76,16 +79,13 @@ class ImageConditioner:
 
     @torch.no_grad()
     def states(self, images: Sequence[Image]) -> Tensor:
-        """The encoder's patch states [B, S, C]."""
-        pixels = stack_pixels(images, self.pixels).to(self.encoder.device)
-        if self.layer == 0:
-            return first_states(self.encoder, pixels)
-        return self.encoder(pixels, output_hidden_states=True).hidden_states[self.layer]
+        """The encoder's patch states [B, S, C], C over all layers."""
+        return read_layers(self.encoder, stack_pixels(images, self.pixels).to(self.encoder.device), self.layers)
 
     @torch.no_grad()
     def of_states(self, states: Tensor) -> Tensor:
         """e_v [B, Q, D] of patch states [B, S, C]."""
-        return self.painter.image_condition(states)
+        return self.painter.image_condition(alike(states, len(self.layers)))
 
 
 @dataclass
@@ -115,10 +115,18 @@ class Foundation:
 
 
 @torch.no_grad()
-def first_states(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
-    """`hidden_states[0]` of a CLIP vision encoder, [B, S, C], without running its layers."""
-    tower: Any = getattr(encoder, "vision_model", encoder)
-    return tower.pre_layrnorm(tower.embeddings(pixel_values))
+def read_layers(encoder: nn.Module, pixel_values: Tensor, layers: Sequence[int]) -> Tensor:
+    """Some of the `hidden_states` of a CLIP vision encoder side by side, [B, S, C], C over all of them."""
+    states = encoder(pixel_values, output_hidden_states=True).hidden_states
+    return torch.cat([states[layer] for layer in layers], dim=-1)
+
+
+def alike(states: Tensor, layers: int) -> Tensor:
+    """States [..., C] of several layers, each brought to unit spread: the last ones of CLIP are many times larger."""
+    if layers == 1:
+        return states
+    each = states.unflatten(-1, (layers, -1))
+    return nn.functional.layer_norm(each, each.shape[-1:]).flatten(-2)
 
 
 def stack_pixels(images: Sequence[Image], pixels: Pixels) -> Tensor:
@@ -141,8 +149,7 @@ def load_mini(names: Mapping[str, str] | None = None, dtype: torch.dtype = torch
     words = read_tokenizer(where["text_encoder"])
     painter = Painter.from_pretrained(where["painter"], dtype)
     pixels = _pixels(vision)
-    # Outlines and exact places are all in a small CLIP's first states; a linear map no longer finds them in the last.
-    image = ImageConditioner(painter, vision, pixels, layer=0)
+    image = ImageConditioner(painter, vision, pixels, MINI_LAYERS)
     return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
 
 
@@ -172,7 +179,7 @@ def load_published_parts(names: Mapping[str, str], dtype: torch.dtype = torch.fl
     encoder = read_part(CLIPTextModel, Path(names["painter"]) / "text_encoder", dtype)
     words = read_tokenizer(Path(names["painter"]) / "tokenizer")
     seer = read_part(CLIPVisionModelWithProjection, names["image_encoder"], dtype)
-    image = ImageConditioner(painter, seer, _pixels(seer), layer=-2)
+    image = ImageConditioner(painter, seer, _pixels(seer), layers=(-2,))
     pixels = _pixels(vision)
     return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()
 

@@ -35,6 +35,7 @@ def parts() -> Parts:
     emoji = autoencoder.scene_pictures(np.random.default_rng(1), 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion, "emoji_pool", lambda views: (emoji, ["face"] * 6))
+        patch.setattr(diffusion, "OPENED", 2)
         diffusion.start(painter, conditions, pool)
         cache = diffusion.build_cache(conditions, painter, pool)
     return painter, cache, conditions
@@ -61,6 +62,24 @@ def test_a_mean_over_other_drawings_is_near_the_picture_s_own_tokens_but_not_the
     distance = torch.cdist(own.flatten(1), mean.flatten(1))
     assert float(distance.diagonal().mean()) < 0.9 * float(distance.mean()) and bool((distance.diagonal() > 0).all())
     assert torch.equal(cache.tokens[60:], cache.means[60:])  # an emoji has one drawing
+
+
+def test_an_open_outline_tells_colour_and_place_but_no_shape(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    painter, _, conditions = parts
+    monkeypatch.setattr(diffusion, "OPENED", 4)
+    monkeypatch.setattr(diffusion, "COLOURS", ("red", "blue"))
+    opened = diffusion.OpenOutlines(conditions, painter, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+
+    def tokens(colour: str, shape: str, place: str) -> Tensor:
+        thing = diffusion.place_object(rng, colour, shape, place, "large", "plain")
+        return opened.mean(diffusion.scene_of((thing,), rng)).float() - opened.empty
+
+    circle = tokens("red", "circle", "top left")
+    assert torch.equal(circle, tokens("red", "star", "top left"))
+    assert (circle - tokens("blue", "circle", "top left")).norm() > 0.3 * circle.norm()
+    by_block = circle.norm(dim=1)  # a place is a ninth of the picture: of 16 blocks it touches the first four
+    assert by_block[[0, 1, 4, 5]].square().sum() > 0.8 * by_block.square().sum()
 
 
 def test_an_aligned_start_packs_into_each_token_what_its_four_patches_say_of_their_latents(parts: Parts) -> None:

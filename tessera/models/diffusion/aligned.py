@@ -25,18 +25,21 @@ from tessera.models.diffusion.positions import cell_centres, sine_code
 CODE = 16  # channels of the place code
 # How strongly a query prefers its own place: neighbouring patches differ by about 2 units of code, blocks by 5.
 SHARP_PATCH, SHARP_BLOCK = 4.0, 3.0
+LOUD = 2.0  # how much louder what is meant is than what is shown, whose grain and background are most of it
 NOISE = 0.3  # factor on what the U-Net hears of the noisy latents at the outset, so that places are heard above them
 
 
 @torch.no_grad()
-def align(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
+def align(painter: Painter, patch_states: Tensor, latents: Tensor, meant: Tensor | None = None, rank: int = 0) -> None:
     """Change the start of `painter` in place.
 
     Args:
         patch_states: [n, 1 + N, V], class token first, of n pictures.
         latents: [n, Z, h, w] of the same pictures.
+        meant: [n, N, K], what else each patch is to say: what the latents show too, but say faintly.
+        rank: contents of a patch that are given to it.
     """
-    _align_resampler(painter, patch_states, latents)
+    _align_resampler(painter, patch_states, latents, meant, rank)
     painter.unet.conv_in.weight[:, : painter.unet.config.out_channels] *= NOISE
     tokens = painter.image_condition(patch_states)
     text = painter.null_text.expand(len(latents), -1, -1)
@@ -46,7 +49,7 @@ def align(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
         _align_attention(painter.unet.get_submodule(name), states, tokens)
 
 
-def _align_resampler(painter: Painter, patch_states: Tensor, latents: Tensor) -> None:
+def _align_resampler(painter: Painter, patch_states: Tensor, latents: Tensor, meant: Tensor | None, rank: int) -> None:
     projection = painter.image_projection
     block, queries = projection.layers[0], projection.latents.shape[1]
     attention, patches = block.attn, patch_states.shape[1] - 1
@@ -69,25 +72,32 @@ def _align_resampler(painter: Painter, patch_states: Tensor, latents: Tensor) ->
     ])  # fmt: skip
     nowhere = keys.new_zeros(len(states) + queries, CODE)
     reader = ridge(keys, torch.cat([places.repeat(len(states), 1), nowhere]))
-    contents = _contents(states[:, 1:], latents, attention.out_dim // QUARTERS)
+    side = math.isqrt(patches)
+    contents = _contents(states[:, 1:], _under(latents, side), projection.proj_out.out_features // QUARTERS - rank)
+    if meant is not None:
+        contents = torch.cat([LOUD * _contents(states[:, 1:], meant, rank, power=0.5), contents])
     _pack(attention, known, places[quarters(math.isqrt(queries))], reader, contents)
 
 
-def _contents(states: Tensor, latents: Tensor, number: int) -> Tensor:
-    """What patch states [n, N, C] say about the latents [n, Z, h, w] under them, in order of its energy, [F, C].
-
-    Reduced-rank regression: the leading principal components of the best linear estimate.
-    """
-    side = math.isqrt(states.shape[1])
+def _under(latents: Tensor, side: int) -> Tensor:
+    """The latents [n, Z, h, w] under each patch, [n, N, Z h w / N]."""
     cell = latents.shape[-1] // side
-    under = latents.unfold(2, cell, cell).unfold(3, cell, cell).permute(0, 2, 3, 1, 4, 5).flatten(1, 2).flatten(2)
-    said, wanted = ((each - each.mean(dim=(0, 1))).flatten(0, 1) for each in (states, under))
-    best = ridge(said, wanted)  # [Z cell^2, C]
+    return latents.unfold(2, cell, cell).unfold(3, cell, cell).permute(0, 2, 3, 1, 4, 5).flatten(1, 2).flatten(2)
+
+
+def _contents(states: Tensor, wanted: Tensor, number: int, power: float = 0.25) -> Tensor:
+    """What patch states [n, N, C] say about what is `wanted` of them [n, N, K], in order of its energy, [F, C].
+
+    Reduced-rank regression: the leading principal components of the best linear estimate. They are brought half way to
+    whitened: fine detail is heard, and what latents hardly depend on is not the loudest; with a `power` of 0.5 all are
+    equally loud.
+    """
+    said, wanted = ((each - each.mean(dim=(0, 1))).flatten(0, 1) for each in (states, wanted))
+    best = ridge(said, wanted)  # [K, C]
     estimates = said @ best.T
     spread, basis = torch.linalg.eigh(estimates.T @ estimates / len(estimates))
     spread, basis = spread.flip(0)[:number], basis.flip(1)[:, :number]
-    # Half way to whitened: fine detail is heard, and what latents hardly depend on is not the loudest.
-    contents = (basis / spread.clamp(min=1e-6).pow(0.25)).T @ best
+    contents = (basis / spread.clamp(min=1e-6).pow(power)).T @ best
     return contents / (said @ contents.T).square().mean().sqrt()
 
 

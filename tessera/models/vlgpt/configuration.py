@@ -84,6 +84,11 @@ class CausalTokenizerConfig(PreTrainedConfig):
         if self.width % self.heads:
             raise UserError(f"a width of {self.width} does not divide into {self.heads} heads; change one of them")
 
+    @property
+    def vision_layers(self) -> list[int]:
+        """`vision_layer` as a list."""
+        return [self.vision_layer] if isinstance(self.vision_layer, int) else self.vision_layer
+
 
 @strict
 class VLGPTConfig(PreTrainedConfig):

@@ -47,7 +47,7 @@ class CausalTokenizerModel(PreTrainedModel):
         self.vision = CLIPVisionModel._from_config(config.vision_config) if vision is None else vision
         self.tokenizer = CausalImageTokenizer(
             size,
-            feature_width=config.vision_config.hidden_size * len(_layers(config)),
+            feature_width=config.vision_config.hidden_size * len(config.vision_layers),
             num_embeddings=config.num_embeddings,
             embed_width=config.embed_width,
         )
@@ -81,7 +81,9 @@ class CausalTokenizerModel(PreTrainedModel):
     def patch_features(self, pixel_values: Tensor) -> Tensor:
         """Pixels [B, 3, H, W], normalised for the vision encoder -> features [B, S, C]. No gradient."""
         out = self.vision(pixel_values, output_hidden_states=self.config.vision_layer != -1)
-        read = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in _layers(self.config)]
+        read = [
+            out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.config.vision_layers
+        ]
         features = torch.cat(read, dim=-1)
         return features if self.config.keep_class_token else features[:, 1:]
 
@@ -130,10 +132,6 @@ class CausalTokenizerModel(PreTrainedModel):
         means = [weight * tally.mean(num_samples) for weight, tally in terms if tally is not None]
         output.loss = torch.stack(means).sum()
         return output
-
-
-def _layers(config: CausalTokenizerConfig) -> list[int]:
-    return [config.vision_layer] if isinstance(config.vision_layer, int) else config.vision_layer
 
 
 def _tally(name: str, weight: float, estimate: Tensor, target: Target) -> Tally | None:

@@ -87,9 +87,11 @@ def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-def place_object(rng: np.random.Generator, colour: str, shape: str, place: str) -> SceneObject:
-    """A new object of any size and texture, a little off the middle of its place."""
-    size, texture = _pick(rng, SIZES), _pick(rng, TEXTURES)
+def place_object(
+    rng: np.random.Generator, colour: str, shape: str, place: str, size: str = "", texture: str = ""
+) -> SceneObject:
+    """A new object, a little off the middle of its place; of any size and texture where none is said."""
+    size, texture = size or _pick(rng, SIZES), texture or _pick(rng, TEXTURES)
     cell = PLACES.index(place)
     dx, dy = rng.uniform(-JITTER, JITTER, size=2).tolist()
     return SceneObject(
@@ -120,7 +122,12 @@ def random_scene(
             if is_heldout(colour, shape, place) == (split == "heldout"):
                 break
         objects.append(place_object(rng, colour, shape, place))
-    return Scene(tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31)))
+    return scene_of(tuple(objects), rng)
+
+
+def scene_of(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> Scene:
+    """These objects before any background."""
+    return Scene(objects, _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31)))
 
 
 def redrawn(scene: Scene, rng: np.random.Generator, keep: tuple[str, ...] = ("size", "texture")) -> Scene:
@@ -132,4 +139,4 @@ def redrawn(scene: Scene, rng: np.random.Generator, keep: tuple[str, ...] = ("si
             if all(getattr(other, name) == getattr(thing, name) for name in keep):
                 break
         objects.append(other)
-    return Scene(tuple(objects), _pick(rng, BACKGROUNDS), _pick(rng, TONES), seed=int(rng.integers(2**31)))
+    return scene_of(tuple(objects), rng)
