@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel
 
 from tessera.errors import UserError, nearest
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
@@ -23,7 +23,7 @@ from tessera.papers.fourier_vlm_study import headline
 from tessera.papers.registry import Paper, paper
 from tessera.reduce.maps import Map
 from tessera.reduce.registry import create
-from tessera.study.counting import count, macs
+from tessera.study.counting import count, macs, prefill
 from tessera.study.design import Study
 
 ALL, SIDE = 576, 24  # tokens of CLIP ViT-L/14 at 336 pixels
@@ -130,7 +130,7 @@ def _llava(tokens: int) -> dict[str, Any]:
             spent = macs(_Applied(reduction.map), {"x": grid})
     total, left = count(model)["parameters"], model.num_image_tokens()
     own, seen = _uncompressed()
-    costs = {words: (prefill(left + words), prefill(ALL + words)) for words in WORDS}
+    costs = {words: (_vicuna(left + words), _vicuna(ALL + words)) for words in WORDS}
     return {
         "parameters": {"total": total, "added": total - own},
         "tokens": left,
@@ -143,23 +143,9 @@ def _llava(tokens: int) -> dict[str, Any]:
 
 
 @cache
-def prefill(positions: int) -> int:
-    """FLOPs of Vicuna-7B over so many positions, its head at each of them, two for a multiply-add. One layer is counted
-    and taken as often as there are; attention is counted whole, not by half as its mask would allow."""
-    config = LVLMConfig().text_config
-
-    def of(layers: int) -> int:
-        shallow = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
-        given = {
-            "inputs_embeds": torch.empty(1, positions, config.hidden_size),
-            "attention_mask": torch.empty(1, 1, positions, positions, dtype=torch.bool),
-            "use_cache": False,
-        }
-        return macs(AutoModelForCausalLM.from_config(shallow), given)
-
-    with torch.device("meta"):
-        one, two = of(1), of(2)
-    return 2 * (one + (config.num_hidden_layers - 1) * (two - one))
+def _vicuna(positions: int) -> int:
+    """FLOPs of the prefill of Vicuna-7B."""
+    return prefill(LVLMConfig().text_config, positions)
 
 
 @cache
