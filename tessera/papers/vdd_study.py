@@ -197,7 +197,6 @@ class Bench(AskingBench):
             noise_step=step, seed=seed,
         )  # fmt: skip
 
-    @torch.no_grad()
     def first(self, skew: float, context: str | None, seed: int) -> Tensor:
         """Probabilities of yes and no [n, 2] where the answer to every probe begins, which need not sum to 1.
 

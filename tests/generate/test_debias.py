@@ -17,6 +17,7 @@ from transformers import (
 from tessera.errors import UserError
 from tessera.generate.debias import VisualDebias
 from tessera.generate.meaningless import meaningless
+from tessera.models.lvlm import load_llava
 from tests.models.lvlm_tiny import BEGIN, PICTURE, SLOT, left_padded, llava, pixels, spread, tiny_model, words
 
 UNK = 3
@@ -243,6 +244,19 @@ def test_a_model_with_several_positions_a_word_is_debiased_with_and_without_a_ca
         for use in (True, False)
     )
     assert cached.tolist() == anew.tolist() != plain
+
+
+@pytest.mark.light("vdd", "weights")
+def test_weights_in_llava_s_layout_are_debiased_as_transformers_own_class_is(tmp_path):
+    theirs = llava()
+    theirs.save_pretrained(tmp_path)
+    ours = load_llava(tmp_path)
+    for kind in ("none", "noise"):
+        spoken = [
+            said(one, several(), VisualDebias(one, blind(several(), kind), alpha=1), suppress_tokens=[SLOT]).tolist()
+            for one in (ours, theirs)
+        ]
+        assert spoken[0] == spoken[1] != said(theirs, several(), suppress_tokens=[SLOT]).tolist()
 
 
 def test_prompts_of_another_number_are_refused():
