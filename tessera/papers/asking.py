@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -208,7 +208,7 @@ class AskingBench:
 
     def prompts(
         self, model: LVLMForConditionalGeneration, samples: Sequence[Sample]
-    ) -> Iterator[tuple[dict[str, Tensor], list[Image]]]:
+    ) -> Iterator[tuple[dict[str, Any], list[Image]]]:
         """Questions as `generate` takes them, some together: ids and mask, padded on the left, and their pictures."""
         builder, pad = self.builder(model), self.tokenizer.pad_token_id
         for start in range(0, len(samples), TOGETHER):
@@ -227,7 +227,7 @@ class AskingBench:
         return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @property
-    def ending(self) -> Mapping[str, int]:
+    def ending(self) -> dict[str, Any]:
         """Options of `generate`: what ends an answer, and what fills up behind it."""
         return {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
 

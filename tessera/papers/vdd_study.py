@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from tessera.data.mixture import Mixture
 from tessera.data.sample import Sample, question
@@ -230,9 +231,10 @@ class Bench(AskingBench):
         found: list[bool] = []
         for inputs in self.shown(model):
             contexts = [] if prior is None else self.blind(model, inputs, prior, DECODING_STEP, seed)
+            debias = [VisualDebias(model, contexts, alpha=ALPHA, beta=BETA)] if contexts else []
             said: Any = model.generate(
                 **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=1, **self.ending,
-                logits_processor=[VisualDebias(model, contexts, alpha=ALPHA, beta=BETA)] if contexts else [],
+                logits_processor=LogitsProcessorList(debias),
             )  # fmt: skip
             found += [says_yes(text) for text in self.said(said[:, inputs["input_ids"].shape[1] :])]
         return found
