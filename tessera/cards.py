@@ -13,9 +13,9 @@ CARD = "tessera.json"
 FORMAT = 1  # of the model folder
 
 
-def write_card(folder: Path, model: str) -> None:
-    """Say that a `model` lies in `folder`."""
-    write_json(folder / CARD, {"format": FORMAT, "model": model})
+def write_card(folder: Path, model: str, **more: Any) -> None:
+    """Say that a `model` lies in `folder`, and what `more` of it that no file of its layout has a place for."""
+    write_json(folder / CARD, {"format": FORMAT, "model": model, **more})
 
 
 def read_card(folder: Path, model: str | None = None) -> dict[str, Any]:

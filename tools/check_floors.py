@@ -25,12 +25,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vision", "tokenizers", "connect", "reduce", "objectives"),
     ("models",),
     ("train", "generate", "evaluate", "adapt"),
-    ("study",),
+    ("study", "vision_chat"),
     ("zoo",),  # its cards carry the study's intervals and machine
     ("assistant", "classifier", "answerer"),
     ("loading",),
     ("papers",),
-    ("app", "serve"),
+    ("app", "serve", "harness"),
     ("cli",),
     ("__main__",),
 )

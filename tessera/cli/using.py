@@ -17,18 +17,24 @@ from tessera.files import atomic_file, write_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_MODEL = "folder that `tessera train` wrote"
-SUITES = {"scenes": "tessera.zoo.suites:scenes", "emoji": "tessera.evaluate.emoji_suite:evaluate_emoji"}
+_MODEL = "folder that `tessera train` wrote, one of LLaVA as transformers writes it, or mini/llava"
+SUITES = {
+    "scenes": "tessera.zoo.suites:scenes",
+    "emoji": "tessera.evaluate.emoji_suite:evaluate_emoji",
+    "pope": "tessera.evaluate.hallucination:evaluate_probes",
+}
+NEEDS = {"scenes": "caption", "emoji": "draw", "pope": "ask"}  # suite -> what a model must be able to do for it
 
 
-def _load(folder: Path, command: str) -> Any:
-    """The model of a folder, which must be able to answer `command`."""
+def _load(folder: Path, *commands: str) -> Any:
+    """The model of a folder, which must be able to answer `commands`."""
     from tessera.loading import load
 
     model = load(folder)
-    if command not in model.abilities:
-        able = ", ".join(model.abilities)
-        raise UserError(f"the {type(model).__name__} in {folder} does not {command}; it can {able}")
+    for command in commands:
+        if command not in model.abilities:
+            able = ", ".join(model.abilities)
+            raise UserError(f"the {type(model).__name__} in {folder} does not {command}; it can {able}")
     return model
 
 
@@ -127,23 +133,27 @@ class Draw:
 
 @dataclass
 class Chat:
-    """Talk with a model. Pictures go in as a line `/image PATH`; drawings come out as files."""
+    """Talk with a model. Pictures go in as a line `/image PATH`, the first also with --image; drawings come out as
+    files."""
 
     model: Path = option(_MODEL)
+    image: tuple[Path, ...] = option("pictures shown with the first words", ())
     out: Path = option("folder for the drawings", Path("drawings"))
 
     def run(self) -> None:
         from tessera.data.sample import Image, Segment, Text
 
+        first = _pictures(self.image)
         assistant, drawn = _load(self.model, "chat"), 0
         turns: list[Segment] = []
-        for pictures, words in _turns():
+        for pictures, words in _turns(first):
             turns += [Image(picture, learned=False, role="user") for picture in pictures]
             turns.append(Text(words, learned=False, role="user"))
-            for part in assistant.chat(turns):
+            streams = hasattr(assistant, "stream")
+            for part in assistant.stream(turns, _say) if streams else assistant.chat(turns):
                 if isinstance(part, str):
                     turns.append(Text(part, role="assistant"))
-                    print(part)
+                    print("" if streams else part)  # what was streamed stands there already
                 else:
                     turns.append(Image(part, role="assistant"))
                     path = self.out / f"chat-{drawn:03d}.png"
@@ -152,10 +162,15 @@ class Chat:
                     drawn += 1
 
 
-def _turns() -> Iterator[tuple[list[Image], str]]:
-    """The user's turns: pictures named by /image lines, then the line of words that ends the turn."""
+def _say(words: str) -> None:
+    """Print words of an answer as they come."""
+    print(words, end="", flush=True)
+
+
+def _turns(pictures: list[Image]) -> Iterator[tuple[list[Image], str]]:
+    """The user's turns: pictures named by /image lines, at first after `pictures`, then the line of words that ends the
+    turn."""
     prompt = "> " if sys.stdin.isatty() else ""
-    pictures: list[Image] = []
     while True:
         try:
             line = input(prompt).strip()
@@ -235,7 +250,7 @@ class Evaluate:
         if self.suite not in SUITES:
             raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
         module, _, function = SUITES[self.suite].partition(":")
-        measured = getattr(import_module(module), function)(_load(self.model, "evaluate"), self.size)
+        measured = getattr(import_module(module), function)(_load(self.model, "evaluate", NEEDS[self.suite]), self.size)
         scores = {name: estimate.to_json() for name, estimate in measured.scores.items()}
         result = {"suite": self.suite, "size": self.size, "model": str(self.model), "scores": scores}
         if self.out is not None:

@@ -23,6 +23,7 @@ from tessera.data.worlds.scenes.graph import COLOURS, SHAPES
 from tessera.data.worlds.scenes.words import article
 from tessera.errors import UserError, nearest
 from tessera.evaluate.intervals import Estimate, bootstrap, exact_binomial
+from tessera.evaluate.scenes_suite import SEED, Answers, SuiteResult
 
 Strategy = Literal["random", "popular", "adversarial"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -147,6 +148,29 @@ def yes_no(said: Sequence[bool], truths: Sequence[bool]) -> YesNo:
         f1=bootstrap((yes.astype(float), true.astype(float)), _f1) if true.any() else None,
         yes_share=exact_binomial(int(yes.sum()), len(yes)),
     )
+
+
+def evaluate_probes(model: Answers, size: int = 200) -> SuiteResult:
+    """Suite `pope`: what `yes_no` says of the answers to the probes of each strategy, on held-out pictures that no
+    training shows.
+
+    Args:
+        size: pictures, with up to twice EACH questions each for every strategy.
+    """
+    result, world = SuiteResult(), ScenesWorld(seed=SEED, heldout_pictures=size)
+    for strategy in STRATEGIES:
+        samples = probe_world(world, strategy=strategy, pictures=size)
+        asked = [sample.segments[1].text for sample in samples]  # type: ignore[union-attr]
+        said = model.answer([sample.images[0].pil() for sample in samples], asked)
+        truths = [str(sample.meta["answer"]) for sample in samples]
+        found = yes_no([says_yes(one) for one in said], [truth == "yes" for truth in truths])
+        scores = {name: score for name in YesNo.__slots__ if (score := getattr(found, name)) is not None}
+        result.scores |= {f"{strategy}: {name.replace('_', ' ')}": score for name, score in scores.items()}
+        result.answers += [
+            {"strategy": strategy, "question": question, "truth": truth, "said": text}
+            for question, truth, text in zip(asked, truths, said, strict=True)
+        ]
+    return result
 
 
 def _f1(yes: np.ndarray, true: np.ndarray, axis: int) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image as PIL
@@ -33,12 +33,21 @@ Features = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Pictures uint8 [64, 64, 3] to features [n, d] by an encoder that judges no model of its own."""
 
 
-class SeesAndDraws(Protocol):
-    """What the suite asks of a model."""
+class Answers(Protocol):
+    """A model that answers a question about each picture."""
+
+    def answer(self, images: list[Any], questions: list[str]) -> list[str]: ...
+
+
+class Sees(Answers, Protocol):
+    """What the suite asks of any model."""
 
     def caption(self, images: list[Any]) -> list[str]: ...
 
-    def answer(self, images: list[Any], questions: list[str]) -> list[str]: ...
+
+@runtime_checkable
+class SeesAndDraws(Sees, Protocol):
+    """And of one that draws."""
 
     def draw(self, texts: list[str], *, seed: int = 0) -> list[PIL.Image]: ...
 
@@ -69,8 +78,8 @@ def heldout_scenes(count: int, objects: int | tuple[int, ...], stream: int) -> l
     ]  # fmt: skip
 
 
-def evaluate_scenes(model: SeesAndDraws, size: int = 200, features: Features | None = None) -> SuiteResult:
-    """All parts of the suite.
+def evaluate_scenes(model: Sees, size: int = 200, features: Features | None = None) -> SuiteResult:
+    """All parts of the suite that the model can do: captions and questions, and drawings where it draws.
 
     Args:
         size: pictures with one or two objects that are captioned; the other parts are in proportion.
@@ -81,6 +90,8 @@ def evaluate_scenes(model: SeesAndDraws, size: int = 200, features: Features | N
     _captions(model, result, heldout_scenes(size, (1, 2), 0), "caption, 1-2 objects")
     _captions(model, result, heldout_scenes(size // 2, (3, 4), 1), "caption, 3-4 objects")
     _answers(model, result, 3 * size)
+    if not isinstance(model, SeesAndDraws):
+        return result
     for number in (1, 2):
         _drawings(model, result, heldout_scenes(size // 2, number, 1 + number), number)
     if features is not None and len(result.drawings) >= FEWEST:
@@ -89,7 +100,7 @@ def evaluate_scenes(model: SeesAndDraws, size: int = 200, features: Features | N
     return result
 
 
-def _captions(model: SeesAndDraws, result: SuiteResult, scenes: list[Scene], name: str) -> None:
+def _captions(model: Sees, result: SuiteResult, scenes: list[Scene], name: str) -> None:
     pictures = [draw(scene) for scene in scenes]
     said = model.caption(pictures)
     right = [matches(mentioned_objects(text), scene) for text, scene in zip(said, scenes, strict=True)]
@@ -111,7 +122,7 @@ def _references(scene: Scene) -> list[str]:
     return [canonical_caption(scene), *(caption(scene, rng, style) for style in styles)]
 
 
-def _answers(model: SeesAndDraws, result: SuiteResult, count: int) -> None:
+def _answers(model: Sees, result: SuiteResult, count: int) -> None:
     source = ScenesWorld(seed=SEED).source("questions", "heldout")
     samples = [source[index] for index in range(count)]
     asked = [sample.segments[1].text for sample in samples]  # type: ignore[union-attr]

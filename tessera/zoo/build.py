@@ -10,10 +10,11 @@ from typing import Any
 from tessera.errors import UserError, nearest
 from tessera.files import atomic_folder, sha256, write_json, write_text
 from tessera.study.machine import describe_machine
+from tessera.train.stage import Stage
 from tessera.zoo.parts import CARD
 from tessera.zoo.recipe import Recipe
 
-RECIPES = {name: f"tessera.zoo.{name}" for name in ("clip", "lm", "autoencoder", "diffusion")}
+RECIPES = {name: f"tessera.zoo.{name}" for name in ("clip", "lm", "autoencoder", "diffusion", "llava")}
 
 
 def recipe(name: str) -> Recipe:
@@ -45,13 +46,15 @@ def build(
     stages = []
 
     def staged():
-        stages.append(chosen.stage(seed, steps))
-        yield stages[0]
+        made = chosen.stage(seed, steps)
+        for stage in [made] if isinstance(made, Stage) else made:
+            stages.append(stage)
+            yield stage
 
     trainer.run(staged(), total_steps=steps)
     seconds = time.monotonic() - started
     with atomic_folder(out / name) as folder:
-        chosen.save(stages[0].model, folder)
+        chosen.save(stages[-1].model, folder)
         made = {"built": f"Built by `tessera zoo build {name}`", "seed": seed, "steps": steps}
         card = judge(chosen, folder) | made | {"seconds": round(seconds), "resumed": resume}
         write_card(card, folder)

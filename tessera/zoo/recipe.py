@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ class Recipe:
 
     Args:
         about: one sentence on what the part is.
-        stage: `(seed, steps) -> Stage`; the parts that it stands on come from the zoo.
-        save: writes the trained part of the stage's model into a folder, in the published layout of its class.
+        stage: `(seed, steps) -> Stage`, or several that follow one another and have `steps` together; the parts that
+            they stand on come from the zoo.
+        save: writes the trained part of the last stage's model into a folder, in the published layout of its class.
         scores: measures a saved part on held-out pictures and combinations.
         gates: score name -> the least value with which a part ships.
     """
@@ -29,7 +30,7 @@ class Recipe:
     name: str
     about: str
     steps: int
-    stage: Callable[[int, int], Stage]
+    stage: Callable[[int, int], Stage | Iterable[Stage]]
     save: Callable[[nn.Module, Path], None]
     scores: Callable[[Path], dict[str, Estimate]]
     gates: Mapping[str, float]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from tessera.evaluate.scenes_suite import SeesAndDraws, SuiteResult, evaluate_scenes
+from tessera.evaluate.scenes_suite import Sees, SuiteResult, evaluate_scenes
 from tessera.zoo.parts import locate, quiet
 from tessera.zoo.pictures import to_pixel_values
 
@@ -24,6 +24,6 @@ def clip_features(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return torch.cat([clip(to_pixel_values(part)).image_embeds for part in parts]).numpy()
 
 
-def scenes(model: SeesAndDraws, size: int = 200) -> SuiteResult:
+def scenes(model: Sees, size: int = 200) -> SuiteResult:
     """Suite `scenes`, with the Fréchet distance of drawings on features of `mini/clip`."""
     return evaluate_scenes(model, size, clip_features)

@@ -29,7 +29,7 @@ FLAGS = {
     "caption": "--json --model",
     "ask": "--json --model",
     "draw": "--count --json --model --out --seed",
-    "chat": "--model --out",
+    "chat": "--image --model --out",
     "classify": "--json --model --top",
     "embed": "--model --out --text",
     "evaluate": "--json --model --out --size --suite",

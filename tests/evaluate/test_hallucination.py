@@ -9,17 +9,21 @@ import pytest
 
 from tessera.data.worlds.scenes import Scene, ScenesWorld
 from tessera.data.worlds.scenes.graph import place_object
+from tessera.data.worlds.scenes.words import article
 from tessera.errors import UserError
 from tessera.evaluate.calibration import expected_calibration_error
 from tessera.evaluate.hallucination import (
     OBJECTS,
+    QUESTION,
     STRATEGIES,
+    evaluate_probes,
     present,
     probe_scenes,
     probe_world,
     says_yes,
     yes_no,
 )
+from tessera.evaluate.scenes_suite import SEED
 
 
 def scene(*things):
@@ -158,3 +162,28 @@ def test_confidences_are_probabilities_and_not_scores():
     spread = np.random.default_rng(0).uniform(size=4000)
     hits = np.random.default_rng(1).uniform(size=4000) < spread
     assert expected_calibration_error(spread, hits).value < 0.03
+
+
+class Knows:
+    """Knows what is in each picture of the suite, by its pixels; or says yes to everything."""
+
+    def __init__(self, *, blind=False):
+        self.blind = blind
+        world = ScenesWorld(seed=SEED, heldout_pictures=6)
+        self.there = {
+            world.image("heldout", number).pil().tobytes(): present(world.scene("heldout", number))
+            for number in range(6)
+        }
+
+    def answer(self, images, questions):
+        shown = [{QUESTION.format(a=article(thing)) for thing in self.there[image.tobytes()]} for image in images]
+        return ["Yes." if self.blind or asked in here else "No." for asked, here in zip(questions, shown, strict=True)]
+
+
+def test_the_suite_gives_full_marks_to_who_knows_and_half_to_who_agrees_with_everything():
+    for blind, right in ((False, 1.0), (True, 0.5)):
+        result = evaluate_probes(Knows(blind=blind), 6)
+        for strategy in STRATEGIES:
+            assert result.scores[f"{strategy}: accuracy"].value == right
+            assert result.scores[f"{strategy}: yes share"].value == (1.0 if blind else 0.5)
+        assert len(result.answers) == sum(score.n for name, score in result.scores.items() if "accuracy" in name)

@@ -103,3 +103,17 @@ def test_true_drawings_are_as_far_from_true_pictures_as_these_are_among_themselv
 def test_without_features_or_with_few_drawings_no_distance_is_claimed() -> None:
     assert FRECHET not in evaluate_scenes(Blind(), 8, _thumbnails).scores
     assert FRECHET not in evaluate_scenes(Blind(), 24).scores
+
+
+class Sees:
+    """Says what the oracle says, and cannot draw."""
+
+    def __init__(self) -> None:
+        oracle = Oracle()
+        self.caption, self.answer = oracle.caption, oracle.answer
+
+
+def test_a_model_that_does_not_draw_is_scored_on_what_it_says(results: dict[str, SuiteResult]) -> None:
+    said = evaluate_scenes(Sees(), SIZE).scores
+    whole = results["Oracle"].scores
+    assert said == {name: score for name, score in whole.items() if name.startswith(("caption", "questions"))}

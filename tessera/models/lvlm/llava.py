@@ -77,7 +77,8 @@ def save_llava(model: LVLMForConditionalGeneration, folder: str | Path, **option
     ours: Any = model
     config, connector, vision = ours.config, ours.connector, ours.vision
     refuse_adapters(model)
-    _check_fits(model)
+    if what := misfit(model):
+        raise UserError(f"LLaVA's layout has no place for {what}")
     first = connector.mlp.fc1
     given = LlavaConfig(
         vision_config=vision.config.vision_config,
@@ -100,7 +101,8 @@ def save_llava(model: LVLMForConditionalGeneration, folder: str | Path, **option
     theirs.save_pretrained(folder, **options)
 
 
-def _check_fits(model: LVLMForConditionalGeneration) -> None:
+def misfit(model: LVLMForConditionalGeneration) -> str | None:
+    """The first part of `model` that LLaVA's layout has no place for; None where all of it fits."""
     config: Any = model.config
     head = model.get_output_embeddings()
     vocabulary = config.text_config.vocab_size
@@ -116,6 +118,4 @@ def _check_fits(model: LVLMForConditionalGeneration) -> None:
         f"an image token with id {config.image_token_id} outside the vocabulary of {vocabulary} entries; grow it with"
         f" resize_token_embeddings({config.image_token_id + 1})": config.image_token_id >= vocabulary,
     }
-    for what, wrong in failing.items():
-        if wrong:
-            raise UserError(f"LLaVA's layout has no place for {what}")
+    return next((what for what, wrong in failing.items() if wrong), None)

@@ -1,0 +1,61 @@
+"""`tessera zoo build llava`: both stages, and a part that transformers and this library read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
+
+import tessera
+from tessera.data.worlds.emoji_font import find_font
+from tessera.errors import UserError
+from tessera.zoo import build, llava
+
+
+def _font() -> bool:
+    try:
+        return bool(find_font(None))
+    except UserError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not _font(), reason="no emoji font")
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llava, "ROWS", 1)
+        patch.setattr(llava, "ROW_LENGTH", 256)
+        patch.setattr(llava, "RECIPE", replace(llava.RECIPE, scores=partial(llava.scores, pictures=2)))
+        out = tmp_path_factory.mktemp("zoo") / "llava"
+        build.build("llava", out, steps=2)
+    return out
+
+
+def test_the_connector_learns_first_and_then_with_the_language_model(part: Path) -> None:
+    lines = [json.loads(line) for line in (part / "run" / "timings.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["connect", "instruct"]
+    built, start = tessera.load(part / "llava"), llava.new_model()
+    same = {
+        name: torch.equal(value, start.state_dict()[name].bfloat16().float())
+        for name, value in built.model.state_dict().items()
+    }
+    assert all(equal for name, equal in same.items() if name.startswith("vision."))
+    assert not same["connector.mlp.fc1.weight"] and not same["language_model.lm_head.weight"]
+
+
+def test_the_part_is_a_folder_of_transformers_and_its_card_has_the_held_out_table(part: Path) -> None:
+    LlavaForConditionalGeneration.from_pretrained(part / "llava")
+    built = tessera.load(part / "llava")
+    assert built.needs_picture and built.model.config.vision_feature_layer == [1, -1]
+    card = json.loads((part / "llava" / "card.json").read_text())
+    wanted = {"questions, all types", "caption, 1-2 objects: every colour and shape", "popular: accuracy"}
+    assert wanted <= card["scores"].keys() and card["steps"] == 2
+    assert "| questions, all types |" in (part / "llava" / "README.md").read_text()
+    assert sum(file.stat().st_size for file in (part / "llava").iterdir()) < 25e6
