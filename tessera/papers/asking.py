@@ -20,26 +20,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tessera.data.conversation import LLAVA, ConversationBuilder
-from tessera.data.images import Pixels
+from tessera.data.conversation import ConversationBuilder
 from tessera.data.loader import Loader
 from tessera.data.mixture import Mixture
 from tessera.data.packing import Batch, Packer
 from tessera.data.sample import Image, Sample, Text, question
-from tessera.data.sequence import PLACE
 from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.questions import Kind, ask
 from tessera.data.worlds.scenes.world import ScenesSource, ScenesWorld
 from tessera.evaluate.vqa import TOGETHER
 from tessera.files import sha256, short_hash
 from tessera.models.lvlm import LVLMForConditionalGeneration
+from tessera.papers.lvlm_training import MINI, Parts, pixels_of
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.train.select import choose_precision
-from tessera.zoo.parts import load_tokenizer, locate, quiet
-
-VISION, LANGUAGE = "mini/clip", "mini/lm"
+from tessera.zoo.parts import locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,38 +99,29 @@ class AskingBench:
         )  # fmt: skip
 
     @cached_property
+    def parts(self) -> Parts:
+        """Eyes and language model."""
+        return Parts.of("mini", {})
+
+    @property
     def tokenizer(self) -> Any:
         """That of the language model."""
-        return load_tokenizer(LANGUAGE)
+        return self.parts.tokenizer
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """What all outcomes depend on, as JSON."""
         return {
             "world": self.world.fingerprint(),
-            "parts": {name: sha256(Path(locate(name)) / "model.safetensors") for name in (VISION, LANGUAGE)},
+            "parts": {name: sha256(Path(locate(name)) / "model.safetensors") for name in MINI.values()},
             "budget": asdict(self.budget) | {"counts": list(self.budget.counts)},
             "precision": choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         }
 
-    def model(self, **fields: Any) -> LVLMForConditionalGeneration:
-        """A new connector between trained parts; PyTorch's generator makes its weights.
-
-        Args:
-            fields: of LVLMConfig.
-        """
-        with quiet():
-            model = LVLMForConditionalGeneration.from_parts(
-                locate(VISION), locate(LANGUAGE),
-                image_token_id=self.tokenizer.convert_tokens_to_ids(PLACE), **fields,
-            )  # fmt: skip
-        model.vision.requires_grad_(False)
-        return model
-
     @cached_property
     def eyes(self) -> LVLMForConditionalGeneration:
         """A model of which only the encoder is used."""
-        return self.model().eval()
+        return self.parts.model().eval()
 
     @cached_property
     def store(self) -> FeatureStore:
@@ -147,12 +135,12 @@ class AskingBench:
 
     def pixels(self, images: Sequence[Image]) -> Tensor:
         """Pixels [M, 3, S, S]."""
-        decode = Pixels(self.eyes.config.vision_config.image_size)
+        decode = pixels_of(self.eyes)
         return torch.from_numpy(np.stack([decode.one(image.pil()) for image in images]))
 
     def embeds(self, model: Any, images: Sequence[Image]) -> Tensor:
         """What the language model of `model` sees of pictures, [M, N, d]."""
-        seen, size = self.store(images).to(model.device), self.eyes.config.vision_config.image_size
+        seen, size = self.store(images).to(model.device), pixels_of(self.eyes).size
         grid = self.eyes.vision.grid_of(size, size)
         if model.slot is not None:
             seen, grid = model.slot(seen, grid)
@@ -160,14 +148,12 @@ class AskingBench:
 
     def builder(self, model: LVLMForConditionalGeneration) -> ConversationBuilder:
         """Questions as the language model reads them."""
-        return ConversationBuilder(
-            self.tokenizer, model.num_image_tokens(), self.budget.row_length, chat_template=LLAVA
-        )
+        return self.parts.builder(model.num_image_tokens(), self.budget.row_length)
 
     def stage(self, model: LVLMForConditionalGeneration, source: Source | Mixture, seed: int) -> Stage:
         """Connector and language model learn the answers of a source or mixture."""
         budget = self.budget
-        packer = Packer(self.builder(model), budget.rows, budget.row_length, pad_id=self.tokenizer.pad_token_id)
+        packer = Packer(self.builder(model), budget.rows, budget.row_length, pad_id=self.parts.pad_id)
 
         def objective(tuned: Any, batch: Batch) -> dict[str, Any]:
             output = tuned(
@@ -210,7 +196,7 @@ class AskingBench:
         self, model: LVLMForConditionalGeneration, samples: Sequence[Sample]
     ) -> Iterator[tuple[dict[str, Any], list[Image]]]:
         """Questions as `generate` takes them, some together: ids and mask, padded on the left, and their pictures."""
-        builder, pad = self.builder(model), self.tokenizer.pad_token_id
+        builder, pad = self.builder(model), self.parts.pad_id
         for start in range(0, len(samples), TOGETHER):
             prompts = [builder.prompt(sample.segments[:-1]) for sample in samples[start : start + TOGETHER]]
             length = max(map(len, prompts))
@@ -229,7 +215,7 @@ class AskingBench:
     @property
     def ending(self) -> dict[str, Any]:
         """Options of `generate`: what ends an answer, and what fills up behind it."""
-        return {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
+        return {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.parts.pad_id}
 
 
 def truth(sample: Sample) -> str:

@@ -105,7 +105,7 @@ class Bench(AskingBench):
     def fewer(self, way: str, side: int, seed: int) -> LVLMForConditionalGeneration:
         """The model of an arm, untrained."""
         options = {"seed": seed} if way == "random" else {}
-        return self.model(reducer=way, reducer_options=options, keep_side=side)
+        return self.parts.model(reducer=way, reducer_options=options, keep_side=side)
 
     @torch.no_grad()
     def answers(self, model: LVLMForConditionalGeneration) -> list[str]:

@@ -170,7 +170,7 @@ class Bench(AskingBench):
                         (Mapped(self.world.source("pairs"), caption), CAPTIONS),
                     ]
                 )
-                make = partial(self.model, reducer="dct", keep_side=SIDE)
+                make = partial(self.parts.model, reducer="dct", keep_side=SIDE)
                 model, _, _ = self.learn(make, source, seed, [skew, self.shared])
                 with atomic_folder(kept) as aside, quiet():
                     model.save_pretrained(aside)

@@ -27,7 +27,7 @@ def test_every_question_is_of_the_kinds_asked_for_and_the_same_each_time(bench: 
 
 def test_what_is_learned_from_is_what_the_whole_model_sees_and_the_eyes_stay(bench: AskingBench) -> None:
     torch.manual_seed(0)
-    model = bench.model(reducer="dct", keep_side=2)
+    model = bench.parts.model(reducer="dct", keep_side=2)
     stage = bench.stage(model, Asked(bench.world, "train", ("colour",)), 0)
     batch = next(iter(stage.loader))
     (total, number) = stage.objective(model, batch)["words"]
@@ -44,10 +44,10 @@ def test_a_model_is_trained_once_and_its_folder_cleared(bench: AskingBench) -> N
     made = []
 
     def make():
-        made.append(bench.model(reducer="pool", keep_side=2))
+        made.append(bench.parts.model(reducer="pool", keep_side=2))
         return made[-1]
 
-    before = bench.model(reducer="pool", keep_side=2).language_model.state_dict()
+    before = bench.parts.model(reducer="pool", keep_side=2).language_model.state_dict()
     model, steps, samples = bench.learn(make, source, 3, "shapes")
     assert (model, steps) == (made[0], 2) and samples > 0
     assert not list((bench.work / "training").iterdir())
@@ -55,7 +55,7 @@ def test_a_model_is_trained_once_and_its_folder_cleared(bench: AskingBench) -> N
 
 
 def test_prompts_end_where_the_answer_begins_and_bring_their_pictures(bench: AskingBench) -> None:
-    model = bench.model(reducer="pool", keep_side=3)
+    model = bench.parts.model(reducer="pool", keep_side=3)
     source = Asked(bench.world, "heldout", ("place",))
     samples = [source[place] for place in range(6)]
     ((inputs, images),) = bench.prompts(model, samples)
