@@ -1,4 +1,4 @@
-"""A part of a source: its first samples, or a few of each class for learning from little."""
+"""A part of a source: its first samples, chosen ones, or a few of each class for learning from little."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from tessera.data.sample import Sample
 from tessera.data.source import Source
+from tessera.files import short_hash
 
 
 class _Part:
@@ -34,6 +35,13 @@ class First(_Part):
     def __init__(self, source: Source, number: int) -> None:
         places = range(len(source))[:number]
         super().__init__(source, places, f"{source.name}, first {len(places)}", str(len(places)))
+
+
+class Only(_Part):
+    """The samples of a source at `places`."""
+
+    def __init__(self, source: Source, places: Sequence[int]) -> None:
+        super().__init__(source, places, f"{source.name}, {len(places)} chosen", short_hash(list(places)))
 
 
 class Few(_Part):

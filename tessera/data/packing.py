@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ import torch
 from tessera.data.images import Pixels
 from tessera.data.mixture import Draw
 from tessera.data.quality import Opener
-from tessera.data.sample import Image
-from tessera.data.sequence import IGNORED, Sequence, SequenceBuilder, check_length
+from tessera.data.sample import Image, Sample
+from tessera.data.sequence import IGNORED, Sequence, check_length
 from tessera.errors import BadSample, UserError
 
 
@@ -121,6 +121,16 @@ class Packed:
     sequence: Sequence
 
 
+class Builder(Protocol):
+    """What makes sequences of samples; `place_id` stands in them where a picture goes."""
+
+    place_id: int
+
+    def build(self, sample: Sample, /) -> Sequence:
+        """Raises BadSample."""
+        ...
+
+
 class Packer:
     """The batcher of a Loader that packs: each batch is `rows` rows of `row_length` positions over all
     processes.
@@ -139,7 +149,7 @@ class Packer:
 
     def __init__(
         self,
-        builder: SequenceBuilder,
+        builder: Builder,
         rows: int,
         row_length: int = 512,
         *,

@@ -20,7 +20,9 @@ from tessera.generate.meaningless import CALIBRATION_STEP, DECODING_STEP, KINDS,
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, paper
+from tessera.papers.vdd_study import headline
 from tessera.study.counting import count
+from tessera.study.design import Study
 
 # LLaVA-1.5-7B before transformers added rows to its table of words; the picture's mark lies outside it.
 PLACE, UNK = 32000, 0
@@ -59,7 +61,10 @@ class VDD(Paper):
                 "the calibration error is of probabilities; there, of a softmax over probabilities",
                 "greedy decoding and beams are debiased too; there, sampling alone, one row at a time",
             ],
-            "not built": ["the study of decoding settings", "a study of the claims"],
+            "not built": [
+                "the study of decoding settings",
+                "how often captions name what is not there: the study asks about it instead",
+            ],
         }
 
     def figures(self) -> Sequence[Figure]:
@@ -81,7 +86,8 @@ class VDD(Paper):
             Figure(f"{example}: yes, debiased", "0.375", at="worked example / yes", variant="none"),
             Figure(
                 f"{example}: no, debiased", "0.625", at="worked example / no", variant="none",
-                note="0.45 / 0.33 beside 0.55 / 0.67 is 0.6242; the figure rounds both shares to eighths",
+                note="0.45 / 0.33 beside 0.55 / 0.67 is 0.6242; shares that round to the printed ones give 0.614 to"
+                " 0.634, so that 0.625 follows from digits which the figure does not print, or from another sum",
             ),
         ]  # fmt: skip
 
@@ -103,6 +109,10 @@ class VDD(Paper):
             "prompt tokens fewer": max(ids.shape[1] - one["input_ids"].shape[1] for one in blind),
             "worked example": {"yes": yes, "no": no, "smoothing": SMOOTHING},
         }
+
+    def study(self) -> Study:
+        """The study of a model that has learned to say yes, debiased and not."""
+        return headline()
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 
 def count(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, int | float]:
@@ -47,3 +48,24 @@ def macs(model: nn.Module, inputs: Mapping[str, Any]) -> int:
         for module, training in modes.items():
             module.training = training
     return counter.get_total_flops() // 2
+
+
+def prefill(config: PreTrainedConfig, positions: int) -> int:
+    """FLOPs of a causal language model of transformers over so many positions, its head at each of them, two for a
+    multiply-add: one layer is counted and taken as often as there are, since they are alike.
+
+    Attention is counted whole, not by half as its mask would allow.
+    """
+
+    def of(layers: int) -> int:
+        shallow = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
+        given = {
+            "inputs_embeds": torch.empty(1, positions, shallow.hidden_size),
+            "attention_mask": torch.empty(1, 1, positions, positions, dtype=torch.bool),
+            "use_cache": False,
+        }
+        return macs(AutoModelForCausalLM.from_config(shallow), given)
+
+    with torch.device("meta"):
+        one, two = of(1), of(2)
+    return 2 * (one + (config.num_hidden_layers - 1) * (two - one))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tessera.layers.encoder import EncoderBlock
-from tessera.study.counting import count, macs
+from tessera.study.counting import count, macs, prefill
 
 
 class Small(nn.Module):
@@ -40,3 +41,19 @@ def test_counting_leaves_each_module_in_its_mode():
     model.convolution.eval()
     macs(model, {"pixels": torch.zeros(1, 3, 8, 8)})
     assert model.training and model.block.training and not model.convolution.training
+
+
+@pytest.mark.light("fourier-vlm", "size")
+def test_a_layer_taken_so_many_times_is_the_prefill_of_the_whole_model():
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=80, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=100,
+    )  # fmt: skip
+    with torch.device("meta"):
+        mask = torch.empty(1, 1, 7, 7, dtype=torch.bool)
+        given = {"inputs_embeds": torch.empty(1, 7, 32), "attention_mask": mask, "use_cache": False}
+        whole = 2 * macs(AutoModelForCausalLM.from_config(config), given)
+    assert prefill(config, 7) == whole
+    a_layer = 32 * (2 * 32 + 2 * 16 + 3 * 80) * 7 + 2 * 7 * 7 * 32
+    assert whole == 2 * (5 * a_layer + 7 * 32 * 100)
+    assert config.num_hidden_layers == 5

@@ -1,0 +1,154 @@
+"""The text-only reference: a language model that reads captions without their pictures, and what it makes of them.
+
+A model that has read a caption knows it by heart, which would make every word of it count nothing. So captions fall
+into two halves by their own tokens (those that read the same into one), a reference learns each half, and each half is
+scored by the reference that has not read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tessera.data.blind import BlindBuilder, Scores, key
+from tessera.data.few import Only
+from tessera.data.loader import Loader
+from tessera.data.mixture import Mixture
+from tessera.data.packing import Batch, Packer, collate_rows, first_fit_decreasing
+from tessera.data.sequence import IGNORED
+from tessera.data.sequence import Sequence as Tokens
+from tessera.data.source import Source
+from tessera.errors import BadSample, DataError
+from tessera.models.causal import read_words
+from tessera.objectives.next_token import next_token
+from tessera.train.optim import Optimiser
+from tessera.train.stage import Stage
+
+HALVES = (0, 1)
+_TOGETHER = 512  # sequences that are packed and scored at once
+
+
+@dataclass
+class Captions:
+    """Sources of captions as a blind model reads them, each with its share of the mixture.
+
+    Args:
+        sources: samples that read the same each time they are asked for.
+    """
+
+    sources: Sequence[tuple[Source, float]]
+    builder: BlindBuilder
+
+    @cached_property
+    def sequences(self) -> list[tuple[int, int, Tokens]]:
+        """Every usable sample: number of its source, its place there, its tokens. Bad ones are left to the loaders,
+        which count them."""
+        found = []
+        for number, (source, _) in enumerate(self.sources):
+            for place in range(len(source)):
+                with suppress(BadSample):
+                    found.append((number, place, self.builder.build(source[place])))
+        return found
+
+    @property
+    def mixture(self) -> Mixture:
+        """All samples."""
+        return Mixture(self.sources)
+
+    def halves(self) -> list[Mixture]:
+        """The samples of each half.
+
+        Raises:
+            DataError: a half is empty.
+        """
+        places: list[list[list[int]]] = [[[] for _ in self.sources] for _ in HALVES]
+        for number, place, tokens in self.sequences:
+            places[half_of(tokens)][number].append(place)
+        found = []
+        for half, rows in zip(HALVES, places, strict=True):
+            if not any(rows):
+                names = ", ".join(source.name for source, _ in self.sources)
+                raise DataError(f"{names}: too few different captions to make two halves of, and half {half} is empty")
+            parts = zip(self.sources, rows, strict=True)
+            found.append(Mixture([(Only(source, row), share) for (source, share), row in parts if row]))
+        return found
+
+
+def half_of(tokens: Tokens) -> int:
+    """0 or 1, by the hash of the tokens."""
+    return key(tokens.input_ids, tokens.labels)[0] % 2
+
+
+def reference_stage(
+    model: PreTrainedModel, source: Mixture, builder: BlindBuilder, *, name: str, steps: int, rows: int,
+    row_length: int, optimiser: Optimiser, trainable: Sequence[str] = ("*",), seed: int = 0, rank: int = 0,
+    world_size: int = 1,
+) -> Stage:  # fmt: skip
+    """The stage in which a language model learns the words of `source`, packed in rows, without pictures.
+
+    Args:
+        rows: of the batch of all processes together.
+    """
+
+    def objective(tuned: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        logits, words, _ = read_words(tuned, batch.input_ids, batch.labels, batch.segment_ids)  # type: ignore[arg-type]
+        return {"words": tuple(next_token(logits, words))}  # type: ignore[dict-item]
+
+    pad = model.config.pad_token_id or 0
+    packer = Packer(builder, rows, row_length, pad_id=pad)
+    loader = Loader(source, packer, seed=seed, rank=rank, world_size=world_size)
+    return Stage(
+        name=name, model=model, objective=objective, loader=loader, steps=steps, optimiser=optimiser,
+        trainable=trainable,
+    )  # fmt: skip
+
+
+def score(captions: Captions, references: Sequence[PreTrainedModel], rows: int, row_length: int) -> Scores:
+    """What each half's captions are worth to the reference of the other half.
+
+    Args:
+        references: number h has learned half h.
+    """
+    found: dict[bytes, np.ndarray] = {}
+    waiting: list[list[Tokens]] = [[] for _ in HALVES]
+
+    def settle(half: int) -> None:
+        found.update(_scored(references[1 - half], waiting[half], rows, row_length))
+        waiting[half] = []
+
+    for _, _, tokens in captions.sequences:
+        half = half_of(tokens)
+        waiting[half].append(tokens)
+        if len(waiting[half]) == _TOGETHER:
+            settle(half)
+    for half in HALVES:
+        settle(half)
+    return Scores(found)
+
+
+@torch.no_grad()
+def _scored(
+    model: PreTrainedModel, sequences: Sequence[Tokens], rows: int, row_length: int
+) -> Iterator[tuple[bytes, np.ndarray]]:
+    model.eval()
+    packed = first_fit_decreasing([len(one) for one in sequences], row_length)
+    for start in range(0, len(packed), rows):
+        groups = [[sequences[place] for place in row] for row in packed[start : start + rows]]
+        batch = collate_rows(groups, row_length, model.config.pad_token_id or 0).to(model.device)
+        logits, words, steps = read_words(model, batch.input_ids, batch.labels, batch.segment_ids)
+        blind = torch.zeros(batch.labels.shape, device=model.device)  # a word with nothing before it cannot be guessed
+        blind[:, 1:][steps] = logits.float().softmax(-1).gather(-1, words[:, None])[:, 0]
+        kept = blind.cpu().numpy().astype(np.float16)
+        for row, group in enumerate(groups):
+            at = 0
+            for one in group:
+                own = kept[row, at : at + len(one)][one.labels != IGNORED]
+                at += len(one)
+                yield key(one.input_ids, one.labels), own
