@@ -10,7 +10,7 @@ which learn the same captions of drawn objects in the same order, for as many st
     prior, bare     the same with captions that have no boilerplate
 
 A caption is one of four openings, the object ("a small striped red star top left") and one of four endings, none of
-which depends on the picture. Two text-only references a seed, each adapted to half of the captions, score the other.
+which depends on the picture. Two text-only references a seed read half of the captions once, and score the other half.
 """
 
 from __future__ import annotations
@@ -120,8 +120,7 @@ class Budget:
     lr: float = 1e-3
     train_pictures: int = 4000
     heldout_pictures: int = 400
-    reference_steps: int = 60
-    rank: int = 32
+    reference_steps: int = 40
 
 
 BUDGET = Budget()
@@ -206,7 +205,7 @@ class Bench:
             references: list[PreTrainedModel] = []
 
             wanted = Reference(
-                steps=budget.reference_steps, rows=self.rows(filler), rank=budget.rank, lora_alpha=2 * budget.rank,
+                steps=budget.reference_steps, rows=self.rows(filler), rank=0,
                 optimiser=Optimiser(kind="muon", lr=budget.lr),
             )  # fmt: skip
             stages = reference_stages(

@@ -43,14 +43,14 @@ class Reference:
     Args:
         steps: of each of the two.
         rows: packed rows of one update, of all processes together.
-        rank, lora_alpha: of adapters on all linear layers; the rest stays. A reference that is trained whole over-fits,
-            and then all words count alike.
+        rank, lora_alpha: of adapters on all linear layers, the rest of which stays. With rank 0 the whole model learns,
+            which over-fits where it reads captions more than once, and then all words count alike.
     """
 
     steps: int
     rows: int
     rank: int
-    lora_alpha: int
+    lora_alpha: int = 0
     optimiser: Optimiser
 
 
@@ -121,12 +121,13 @@ def reference_stages(
     """
     for half, source in zip(HALVES, captions.halves(), strict=True):
         model = new()
-        add_lora(model, rank=wanted.rank, alpha=wanted.lora_alpha)
+        if wanted.rank:
+            add_lora(model, rank=wanted.rank, alpha=wanted.lora_alpha)
         made.append(model)
         packer = Packer(captions.builder, wanted.rows, row_length, pad_id=_pad(model))
         yield Stage(
             name=f"reference-{half}", model=model, objective=_blind_words, loader=Loader(source, packer, **places),
-            steps=wanted.steps, optimiser=wanted.optimiser, trainable=("*lora_*",),
+            steps=wanted.steps, optimiser=wanted.optimiser, trainable=("*lora_*" if wanted.rank else "*",),
         )  # fmt: skip
 
 

@@ -237,7 +237,7 @@ def test_conversations_that_cannot_be_learned_from_are_refused(
         ({"settings": {"importance.alpha": "-1"}}, "alpha is -1.0; it is 0 or more"),
         ({"settings": {"importance.alfa": "1"}}, "no setting 'importance.alfa'; did you mean 'importance.alpha'"),
         ({"settings": {"rows": "6", "accumulate": "4"}}, "6 rows do not divide into 4 parts"),
-        ({"settings": {"reference.rank": "0"}}, "the rank of adapters is 0"),
+        ({"settings": {"reference.rank": "-1"}}, "the rank of adapters is -1"),
         ({"parts": {"painter": "x"}}, "no role 'painter' here"),
         ({"size": "published"}, "published parts do not ship; name the folder of this one: --parts vision=FOLDER"),
     ],
