@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
+from transformers import CLIPImageProcessorPil, PreTrainedModel, PreTrainedTokenizerFast
 
 from tessera.cards import write_card
 from tessera.data.conversation import LLAVA, ConversationBuilder
@@ -22,6 +22,7 @@ from tessera.data.worlds import open_world
 from tessera.errors import BadSample, DataError, UserError, nearest
 from tessera.files import atomic_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration
+from tessera.models.lvlm.language import read_language_model
 from tessera.zoo.parts import load_tokenizer, locate, quiet
 
 MINI = {"vision": "mini/clip", "language": "mini/lm"}
@@ -63,16 +64,23 @@ class Parts:
         """What fills rows; it is never read."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    def language_model(self) -> PreTrainedModel:
+        """The language model alone, with its weights."""
+        with quiet():
+            return read_language_model(locate(self.language))
+
     def model(self, **fields: Any) -> LVLMForConditionalGeneration:
         """A new connector between both; PyTorch's generator makes its weights.
 
         Args:
             fields: those of `LVLMConfig`.
         """
-        vision = locate(self.vision)
         with quiet():
             model = LVLMForConditionalGeneration.from_parts(
-                vision, locate(self.language), image_token_id=self.tokenizer.convert_tokens_to_ids(PLACE), **fields
+                locate(self.vision),
+                locate(self.language),
+                image_token_id=self.tokenizer.convert_tokens_to_ids(PLACE),
+                **fields,
             )
         model.vision.requires_grad_(False)
         return model

@@ -23,7 +23,6 @@ from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError, nearest
 from tessera.models.adapters import add_lora
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
-from tessera.models.lvlm.language import read_language_model
 from tessera.objectives.importance import Importance
 from tessera.papers.figures import Figure
 from tessera.papers.lvlm_training import Parts, open_captions, pixels_of
@@ -32,11 +31,10 @@ from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
 from tessera.study.counting import count
 from tessera.study.design import Study
-from tessera.train.blind import HALVES, Captions, reference_stage, score
+from tessera.train.blind import HALVES, Captions, Reference, reference_stages, score
 from tessera.train.engine import Stage, Trainer
 from tessera.train.lvlm import Prioritised, count_words
 from tessera.train.optim import Optimiser
-from tessera.zoo.parts import locate, quiet
 
 PICTURES = 6000  # of drawn scenes, where --data names nothing
 SCORES = "scores.safetensors"
@@ -49,24 +47,6 @@ WORKED: dict[str, tuple[float, tuple[tuple[float, float, str], ...]]] = {
     "caption 2": (0.312, ((0.72, 0.03, "2.24"), (0.13, 0.88, "0.05"), (0.32, 0.77, "0.24"))),
 }  # fmt: skip
 HLVLM, EXAMPLE = "llava-1.5-7b", "worked-example"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """How the blind references learn.
-
-    Args:
-        steps: of each of the two.
-        rows: packed rows of one update, of all processes together.
-        rank, lora_alpha: of adapters on all linear layers; the rest stays. A reference that is trained whole over-fits,
-            and then all words count alike.
-    """
-
-    steps: int
-    rows: int
-    rank: int
-    lora_alpha: int
-    optimiser: Optimiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +67,15 @@ class Recipe:
     layers: int | list[int] = -2
     optimiser: Optimiser
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Recipe:
+        """The recipe itself.
+
+        Raises:
+            UserError: the rows do not divide into as many parts.
+        """
         if self.accumulate < 1 or self.rows % self.accumulate:
             raise UserError(f"{self.rows} rows do not divide into {self.accumulate} parts; change one of them")
+        return self
 
     def scaled(self, steps: int | None) -> Recipe:
         """`steps` updates in all, shared among the three stages in the same proportion, one at least for each."""
@@ -107,7 +93,7 @@ class Recipe:
 
 RECIPES = {
     "mini": Recipe(
-        reference=Reference(steps=60, rows=8, rank=32, lora_alpha=64, optimiser=Optimiser(lr=1e-3, warmup=0.1)),
+        reference=Reference(steps=60, rows=8, rank=32, lora_alpha=64, optimiser=Optimiser(kind="muon", lr=1e-3)),
         steps=400, rows=8, row_length=512, layers=[1, -1], optimiser=Optimiser(kind="muon", lr=1e-3),
     ),
     # The steps of the published curve and the size of the adapters are known, from the figure and from DPA; nothing
@@ -184,18 +170,20 @@ class Prior(Paper):
 
     def train(self, options: TrainOptions) -> Path:
         """Score the captions blind, then pre-train with them weighed; the model goes to `options.out`/model."""
-        recipe = change(RECIPES[options.size].scaled(options.steps), options.settings)
+        recipe = change(RECIPES[options.size].scaled(options.steps), options.settings).checked()
         parts = Parts.of(options.size, options.parts)
-        sources = open_captions(options.data, ScenesWorld(train_pictures=PICTURES))
+        drawn: Any = ScenesWorld(train_pictures=PICTURES)
+        sources = open_captions(options.data, drawn)
         captions = Captions(sources, BlindBuilder(parts.builder(1, recipe.row_length)))
         trainer = self.trainer(options, recipe)
         made: list[LVLMForConditionalGeneration] = []
 
         def stages() -> Iterator[Stage]:
             references: list[PreTrainedModel] = []
-            for half, source in zip(HALVES, captions.halves(), strict=True):
-                references.append(_reference(parts, recipe.reference))
-                yield _reference_stage(references[-1], source, captions, recipe, half, options.seed, trainer)
+            yield from reference_stages(
+                captions, parts.language_model, recipe.reference, recipe.row_length, references, seed=options.seed,
+                rank=trainer.rank, world_size=trainer.world,
+            )  # fmt: skip
             scores = _scores(captions, references, recipe, options.out / SCORES, trainer)
             references.clear()
             made.append(parts.model(vision_feature_layer=recipe.layers))
@@ -209,24 +197,6 @@ class Prior(Paper):
     def study(self) -> Study:
         """The study of weighted, unweighted and wrongly weighted words."""
         return headline()
-
-
-def _reference(parts: Parts, wanted: Reference) -> PreTrainedModel:
-    with quiet():
-        model = read_language_model(locate(parts.language))
-    add_lora(model, rank=wanted.rank, alpha=wanted.lora_alpha)
-    return model
-
-
-def _reference_stage(
-    model: PreTrainedModel, source: Any, captions: Captions, recipe: Recipe, half: int, seed: int, trainer: Trainer
-) -> Stage:
-    wanted = recipe.reference
-    return reference_stage(
-        model, source, captions.builder, name=f"reference-{half}", steps=wanted.steps, rows=wanted.rows,
-        row_length=recipe.row_length, optimiser=wanted.optimiser, trainable=("*lora_*",), seed=seed, rank=trainer.rank,
-        world_size=trainer.world,
-    )  # fmt: skip
 
 
 def _scores(

@@ -10,7 +10,7 @@ which learn the same captions of drawn objects in the same order, for as many st
     prior, bare     the same with captions that have no boilerplate
 
 A caption is one of four openings, the object ("a small striped red star top left") and one of four endings, none of
-which depends on the picture. Two text-only references a seed, each adapted to half of the captions, score the other.
+which depends on the picture. Two text-only references a seed read half of the captions once, and score the other half.
 """
 
 from __future__ import annotations
@@ -36,20 +36,17 @@ from tessera.data.tasks import Mapped, pick
 from tessera.data.worlds.scenes.graph import COLOURS, PLACES, SHAPES, SIZES, TEXTURES
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.files import short_hash, write_json
-from tessera.models.adapters import add_lora
 from tessera.models.lvlm import LVLMForConditionalGeneration
-from tessera.models.lvlm.language import read_language_model
 from tessera.objectives.importance import Importance
 from tessera.objectives.routing import route
 from tessera.papers.lvlm_training import Parts, pixels_of
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
-from tessera.train.blind import HALVES, Captions, reference_stage, score
+from tessera.train.blind import Captions, Reference, reference_stages, score
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.lvlm import FrozenEyes, Prioritised, count_words
 from tessera.train.optim import Optimiser
 from tessera.train.select import choose_precision
-from tessera.zoo.parts import locate, quiet
 
 SLUG = "prior"
 OPENINGS = (
@@ -123,9 +120,7 @@ class Budget:
     lr: float = 1e-3
     train_pictures: int = 4000
     heldout_pictures: int = 400
-    reference_steps: int = 60
-    reference_lr: float = 2e-3
-    rank: int = 32
+    reference_steps: int = 40
 
 
 BUDGET = Budget()
@@ -209,19 +204,15 @@ class Bench:
             captions, budget = self.captions(filler), self.budget
             references: list[PreTrainedModel] = []
 
-            def stages() -> Iterator[Stage]:
-                for half, source in zip(HALVES, captions.halves(), strict=True):
-                    with quiet():
-                        references.append(read_language_model(locate(self.parts.language)))
-                    add_lora(references[-1], rank=budget.rank, alpha=2 * budget.rank)
-                    yield reference_stage(
-                        references[-1], source, captions.builder, name=f"reference-{half}", trainable=("*lora_*",),
-                        steps=budget.reference_steps, rows=self.rows(filler), row_length=budget.row_length, seed=seed,
-                        optimiser=Optimiser(lr=budget.reference_lr, warmup=0.1),
-                    )  # fmt: skip
-
+            wanted = Reference(
+                steps=budget.reference_steps, rows=self.rows(filler), rank=0,
+                optimiser=Optimiser(kind="muon", lr=budget.lr),
+            )  # fmt: skip
+            stages = reference_stages(
+                captions, self.parts.language_model, wanted, budget.row_length, references, seed=seed
+            )
             folder = self.work / "training" / f"reference-{key}-seed-{seed}"
-            Trainer(folder, config={"key": key}, seed=seed, resume=True).run(stages(), 2 * budget.reference_steps)
+            Trainer(folder, config={"key": key}, seed=seed, resume=True).run(stages, 2 * budget.reference_steps)
             score(captions, references, self.rows(filler), budget.row_length).save(file)
             shutil.rmtree(folder)
         return Scores.load(file)

@@ -7,7 +7,7 @@ scored by the reference that has not read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ from tessera.data.sequence import IGNORED
 from tessera.data.sequence import Sequence as Tokens
 from tessera.data.source import Source
 from tessera.errors import BadSample, DataError
+from tessera.models.adapters import add_lora
 from tessera.models.causal import read_words
 from tessera.objectives.next_token import next_token
 from tessera.train.optim import Optimiser
@@ -33,6 +34,24 @@ from tessera.train.stage import Stage
 
 HALVES = (0, 1)
 _TOGETHER = 512  # sequences that are packed and scored at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """How the blind references learn.
+
+    Args:
+        steps: of each of the two.
+        rows: packed rows of one update, of all processes together.
+        rank, lora_alpha: of adapters on all linear layers, the rest of which stays. With rank 0 the whole model learns,
+            which over-fits where it reads captions more than once, and then all words count alike.
+    """
+
+    steps: int
+    rows: int
+    rank: int
+    lora_alpha: int = 0
+    optimiser: Optimiser
 
 
 @dataclass
@@ -86,28 +105,39 @@ def half_of(tokens: Tokens) -> int:
     return key(tokens.input_ids, tokens.labels)[0] % 2
 
 
-def reference_stage(
-    model: PreTrainedModel, source: Mixture, builder: BlindBuilder, *, name: str, steps: int, rows: int,
-    row_length: int, optimiser: Optimiser, trainable: Sequence[str] = ("*",), seed: int = 0, rank: int = 0,
-    world_size: int = 1,
-) -> Stage:  # fmt: skip
-    """The stage in which a language model learns the words of `source`, packed in rows, without pictures.
+def reference_stages(
+    captions: Captions, new: Callable[[], PreTrainedModel], wanted: Reference, row_length: int,
+    made: list[PreTrainedModel], **places: int,
+) -> Iterator[Stage]:  # fmt: skip
+    """A stage for each half, in which a language model of its own learns those captions packed, without pictures.
 
     Args:
-        rows: of the batch of all processes together.
+        new: makes the language model that a reference starts from.
+        made: takes the references, in the order of the halves.
+        places: `seed`, `rank` and `world_size` of the loaders.
+
+    Raises:
+        DataError: a half is empty.
     """
+    for half, source in zip(HALVES, captions.halves(), strict=True):
+        model = new()
+        if wanted.rank:
+            add_lora(model, rank=wanted.rank, alpha=wanted.lora_alpha)
+        made.append(model)
+        packer = Packer(captions.builder, wanted.rows, row_length, pad_id=_pad(model))
+        yield Stage(
+            name=f"reference-{half}", model=model, objective=_blind_words, loader=Loader(source, packer, **places),
+            steps=wanted.steps, optimiser=wanted.optimiser, trainable=("*lora_*" if wanted.rank else "*",),
+        )  # fmt: skip
 
-    def objective(tuned: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-        logits, words, _ = read_words(tuned, batch.input_ids, batch.labels, batch.segment_ids)  # type: ignore[arg-type]
-        return {"words": tuple(next_token(logits, words))}  # type: ignore[dict-item]
 
-    pad = model.config.pad_token_id or 0
-    packer = Packer(builder, rows, row_length, pad_id=pad)
-    loader = Loader(source, packer, seed=seed, rank=rank, world_size=world_size)
-    return Stage(
-        name=name, model=model, objective=objective, loader=loader, steps=steps, optimiser=optimiser,
-        trainable=trainable,
-    )  # fmt: skip
+def _blind_words(model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+    logits, words, _ = read_words(model, batch.input_ids, batch.labels, batch.segment_ids)  # type: ignore[arg-type]
+    return {"words": tuple(next_token(logits, words))}  # type: ignore[dict-item]
+
+
+def _pad(model: PreTrainedModel) -> int:
+    return model.config.pad_token_id or 0
 
 
 def score(captions: Captions, references: Sequence[PreTrainedModel], rows: int, row_length: int) -> Scores:
@@ -141,7 +171,7 @@ def _scored(
     packed = first_fit_decreasing([len(one) for one in sequences], row_length)
     for start in range(0, len(packed), rows):
         groups = [[sequences[place] for place in row] for row in packed[start : start + rows]]
-        batch = collate_rows(groups, row_length, model.config.pad_token_id or 0).to(model.device)
+        batch = collate_rows(groups, row_length, _pad(model)).to(model.device)
         logits, words, steps = read_words(model, batch.input_ids, batch.labels, batch.segment_ids)
         blind = torch.zeros(batch.labels.shape, device=model.device)  # a word with nothing before it cannot be guessed
         blind[:, 1:][steps] = logits.float().softmax(-1).gather(-1, words[:, None])[:, 0]

@@ -24,7 +24,7 @@ from tessera.papers.prior_study import (
     headline,
 )
 
-TINY = Budget(steps=3, rows=2, row_length=128, train_pictures=24, heldout_pictures=4, reference_steps=1, rank=2)
+TINY = Budget(steps=3, rows=2, row_length=128, train_pictures=24, heldout_pictures=4, reference_steps=1)
 
 
 @pytest.fixture(scope="module")

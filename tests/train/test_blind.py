@@ -16,7 +16,7 @@ from tessera.data.sequence import IGNORED, SequenceBuilder
 from tessera.errors import DataError, UserError
 from tessera.models.causal import read_words
 from tessera.train import blind
-from tessera.train.blind import Captions, half_of, reference_stage, score
+from tessera.train.blind import Captions, Reference, half_of, reference_stages, score
 from tessera.train.optim import Optimiser
 from tests.data.tiny import Numbered, tokenizer
 from tests.models.lvlm_tiny import causal_model
@@ -98,18 +98,24 @@ def test_bad_samples_are_left_to_the_loader_that_counts_them() -> None:
     assert [place for _, place, _ in held.sequences] == [0, 1, 3, 4, 6, 7]
 
 
-def test_the_reference_learns_the_words_of_its_half_without_pictures() -> None:
-    held, read = captions(), model()
-    stage = reference_stage(
-        read, held.halves()[0], held.builder, name="reference", steps=1, rows=2, row_length=96, optimiser=Optimiser()
-    )  # fmt: skip
-    batch = next(iter(stage.loader))
-    assert held.builder.place_id not in batch.input_ids and not batch.images
-    terms = stage.objective(read, batch)
-    chances = read_words(read, batch.input_ids, batch.labels, batch.segment_ids)
-    assert terms["words"][1] == len(chances[1]) == int((batch.labels != IGNORED).sum())
-    terms["words"][0].backward()
-    assert all(weight.grad is not None for weight in read.parameters())
+@pytest.mark.parametrize("rank", [2, 0])
+def test_each_reference_learns_the_words_of_its_half_without_pictures(rank: int) -> None:
+    held, made = captions(), []
+    wanted = Reference(steps=1, rows=2, rank=rank, lora_alpha=4, optimiser=Optimiser())
+    stages = list(reference_stages(held, model, wanted, 96, made))
+    assert [stage.model for stage in stages] == made
+    assert made[0] is not made[1]
+    seen = []
+    for stage, read in zip(stages, made, strict=True):
+        batch = next(iter(stage.loader))
+        seen.append({name for row in batch.sample_ids for name in row})
+        assert held.builder.place_id not in batch.input_ids and not batch.images
+        terms = stage.objective(read, batch)
+        assert terms["words"][1] == int((batch.labels != IGNORED).sum())
+        terms["words"][0].backward()
+        learned = {name for name, weight in read.named_parameters() if weight.grad is not None}
+        assert learned == {name for name, _ in read.named_parameters() if "lora_" in name or not rank}
+    assert seen[0].isdisjoint(seen[1])
 
 
 def test_rows_of_one_sequence_need_no_segments_and_a_model_without_positions_takes_no_others() -> None:
