@@ -19,13 +19,15 @@ KINDS = {
     "image-classifier": "tessera.classifier",
     "answerer": "tessera.answerer",
     "vision-chat": "tessera.vision_chat",
+    "injected-lm": "tessera.augmented",
 }
 PUBLISHED = {"llava": "vision-chat"}  # what config.json names -> its kind, for folders of transformers without a card
 
 
 def load(folder: str | Path, *arguments: Any, **options: Any) -> Any:
     """The model in a folder that `tessera train` wrote, of the kind that its card names: an Assistant for VL-GPT, a
-    VisionChat for a language model with eyes, a Classifier for a backbone with a head, an Answerer.
+    VisionChat for a language model with eyes, a Classifier for a backbone with a head, an Answerer,
+    an Augmented for a frozen language model that sees.
 
     Args:
         folder: or one of LLaVA as transformers writes it; or a mini part in use, such as "mini/llava".

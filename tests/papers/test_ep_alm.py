@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, ViTConfig, ViTModel
 
-from tessera import augmented, loading
+from tessera import augmented
 from tessera.cli import main
 from tessera.errors import CheckpointError, UserError
 from tessera.models.injected.configuration import OPT
@@ -105,9 +105,8 @@ def test_a_step_goes_through_six_files_from_the_command_to_the_loss(run: tuple[P
 
 @pytest.mark.light("ep-alm", "use")
 def test_one_s_own_questions_are_learned_and_pictures_answered_and_captioned(
-    trained: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(loading.KINDS, augmented.KIND, "tessera.augmented")
     picture = str(data / "3.png")
     assert main(["ask", picture, "is it dark?", "is it bright?", "--model", str(trained), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
