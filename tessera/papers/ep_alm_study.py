@@ -107,8 +107,9 @@ class Bench:
     @cached_property
     def world(self) -> ScenesWorld:
         """Scenes to learn from and to be judged on."""
-        pictures = {"train_pictures": self.budget.train_pictures, "heldout_pictures": self.budget.questions}
-        return ScenesWorld(counts=ONE_OBJECT, **pictures)
+        return ScenesWorld(
+            counts=ONE_OBJECT, train_pictures=self.budget.train_pictures, heldout_pictures=self.budget.questions
+        )
 
     @cached_property
     def heldout(self) -> list[Sample]:
