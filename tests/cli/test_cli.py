@@ -116,7 +116,7 @@ def test_help_names_every_command_and_each_explains_itself(capsys: pytest.Captur
         ("train vl-gpt --parts language", "'language' is not of the form key=value"),
         ("reproduce vl-gpt --seeds 2", "--seeds takes a whole number of 3 or more, not '2'"),
         ("size vl-gpt --variant tiny", "vl-gpt has no variant 'tiny'; it has one size, without a name"),
-        ("train prior", "'prior' is in the catalogue but not built yet"),
+        ("train ganformer2", "'ganformer2' is in the catalogue but not built yet"),
         ("worlds show scnes", "did you mean 'scenes'"),
         ("worlds export scenes --out x --task pears", "did you mean 'pairs'"),
         ("caption /no/such.png --model m", "/no/such.png"),
