@@ -47,6 +47,7 @@ from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.lvlm import FrozenEyes, Prioritised, count_words
 from tessera.train.optim import Optimiser
 from tessera.train.select import choose_precision
+from tessera.zoo.parts import card
 
 SLUG = "prior"
 OPENINGS = (
@@ -174,7 +175,7 @@ class Bench:
         """What all outcomes depend on, as JSON."""
         return {
             "world": self.world.fingerprint(),
-            "parts": [self.parts.vision, self.parts.language],
+            "parts": {name: card(name)["files"] for name in (self.parts.vision, self.parts.language)},
             "connector": CONNECTOR,
             "layers": LAYERS,
             "filler": [list(OPENINGS), list(ENDINGS)],

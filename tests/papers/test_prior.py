@@ -133,23 +133,22 @@ def test_two_references_then_the_model_learn_a_user_s_conversations(run: tuple[P
 
 
 @pytest.mark.light("prior", "use")
-def test_the_trained_folder_is_a_plain_model_that_a_fresh_process_reads_and_answers_with(
-    run: tuple[Path, list[str]],
+def test_the_trained_folder_answers_in_a_fresh_process(run: tuple[Path, list[str]], data: Path) -> None:
+    words = [str(data.parent / "c.png"), "What is it?", "--model", str(run[0] / "model"), "--json"]
+    ran = subprocess.run([sys.executable, "-m", "tessera", "ask", *words], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(ran.stdout)
+    assert row["question"] == "What is it?"
+    assert isinstance(row["answer"], str)
+
+
+@pytest.mark.light("prior", "use")
+def test_the_trained_folder_writes_captions_through_the_command_line(
+    run: tuple[Path, list[str]], data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = (
-        "import sys, torch; from pathlib import Path;"
-        "from tessera.models.folder import read_folder; from tessera.models.lvlm import LVLMForConditionalGeneration;"
-        "from tessera.zoo.parts import load_tokenizer; from tessera.data.conversation import ConversationBuilder;"
-        "from tessera.data.sample import Text, Image;"
-        "folder = Path(sys.argv[1]); t = load_tokenizer(folder);"
-        "m = read_folder(folder, LVLMForConditionalGeneration, torch.float32, 'cpu');"
-        "asked = [Image(b'', role='user'), Text('What is it?', role='user')];"
-        "p = ConversationBuilder(t, m.num_image_tokens()).prompt(asked);"
-        "said = m.generate(torch.from_numpy(p.input_ids).long()[None], pixel_values=torch.zeros(1, 3, 64, 64),"
-        " max_new_tokens=2, do_sample=False); print(said.shape[1] - len(p))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code, str(run[0] / "model")], capture_output=True, text=True)
-    assert ran.stdout.strip() in ("1", "2"), ran.stderr
+    pictures = [str(data.parent / f"{name}.png") for name in "ab"]
+    assert main(["caption", *pictures, "--model", str(run[0] / "model"), "--json"]) == 0
+    assert [isinstance(row["caption"], str) for row in json.loads(capsys.readouterr().out)] == [True, True]
 
 
 @pytest.mark.light("prior", "exact")
