@@ -40,7 +40,7 @@ def test_a_work_without_a_file_is_dark() -> None:
 
 def test_every_paper_file_belongs_to_the_catalogue() -> None:
     shared = {
-        "__init__", "classifying", "figures", "lights", "lvlm_training", "pictures", "registry", "restoring", "search",
+        "__init__", "asking", "classifying", "figures", "lights", "lvlm_training", "pictures", "registry", "restoring", "search",
         "settings",
     }  # fmt: skip
     files = {file.stem for file in Path(registry.__file__).parent.glob("*.py")} - shared
