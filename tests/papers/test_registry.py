@@ -40,8 +40,8 @@ def test_a_work_without_a_file_is_dark() -> None:
 
 def test_every_paper_file_belongs_to_the_catalogue() -> None:
     shared = {
-        "__init__", "asking", "classifying", "figures", "lights", "lvlm_training", "pictures", "registry", "restoring", "search",
-        "settings",
+        "__init__", "asking", "classifying", "figures", "lights", "lvlm_training", "pictures", "registry", "restoring",
+        "search", "settings",
     }  # fmt: skip
     files = {file.stem for file in Path(registry.__file__).parent.glob("*.py")} - shared
     built = {one.module for one in papers() if one.built}
