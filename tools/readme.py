@@ -25,9 +25,10 @@ from tessera.files import write_json, write_text
 from tessera.papers.lights import LIGHTS, SIGNS
 from tessera.papers.registry import FAMILIES, Entry, papers
 from tessera.study.report import Report, Score, read_report
+from tessera.study.verdict import VERDICTS
 
 ROOT = Path(__file__).parent.parent
-RESULTS, PICTURES = ROOT / "results", ROOT / "docs/pictures/demo"
+RESULTS, PICTURES, PAPER_PAGES = ROOT / "results", ROOT / "docs/pictures/demo", ROOT / "docs/papers"
 DEMO = RESULTS / "demo.json"
 PAGES = ("README.md", "docs/catalogue.md")
 SIDE = 192  # pixels of a picture in the README, a whole multiple of the model's
@@ -78,24 +79,29 @@ def demo_scores() -> str:
                 "" if score.floor is None else f"{shown(score.floor, score.percent)} {'✓' if score.reached else '✗'}"
             )
             rows.append([score.name, shown(score.value, score.percent), span, floor, str(score.n)])
-    machine = ", ".join(found["machine"].values())
+    machine = ", ".join(value for value in found["machine"].values() if value != "none")
     time = duration(sum(stage["seconds"] for stage in found["stages"]))
     scores = table(["held out", "score", "95 % interval", "floor", "n"], rows)
     return f"{scores}\n\n`{found['command']}`, {time} of training on {machine}."
 
 
 def claims() -> str:
-    """Every claim that a study in results/ judged."""
+    """What each study in results/ says of its claims; the numbers are on the paper's page."""
     rows = []
     for file in sorted(RESULTS.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
-        for claim in result.get("claims", ()):
-            spans = "; ".join(f"{one['value']:.3g} [{one['low']:.3g}, {one['high']:.3g}]" for one in claim["intervals"])
-            what = f"{claim['name']}: {claim['arm']} − {claim['against']}, {claim['metric']}"
-            rows.append([result["slug"], what, spans, claim["verdict"], claim["published"]])
+        if judged := result.get("claims"):
+            said = {verdict: [one["name"] for one in judged if one["verdict"] == verdict] for verdict in VERDICTS}
+            rows.append([_paged(file.stem), *("<br>".join(names) for names in said.values())])
     if not rows:
         return _nothing("tessera reproduce vl-gpt")
-    return table(["paper", "claim", "difference, 95 % interval", "verdict", "published"], rows)
+    return table(["study", *VERDICTS], rows)
+
+
+def _paged(study: str) -> str:
+    """The name of a study, which leads to the page of its paper."""
+    of = [page.stem for page in PAPER_PAGES.glob("*.md") if f"{study}-".startswith(f"{page.stem}-")]
+    return f"[{study}](docs/papers/{max(of, key=len)}.md)" if of else study
 
 
 def catalogue() -> str:

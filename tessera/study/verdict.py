@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from tessera.evaluate.intervals import Estimate, t_interval
 from tessera.study.design import Claim, Outcome
 
 Verdict = Literal["holds", "does not hold", "unclear"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 SEEDS = "Student t over the seeds' paired differences"
 ITEMS = "percentile bootstrap over seeds and test items, both drawn anew"
 _RESAMPLES = 4000
