@@ -35,7 +35,7 @@ demo: install
 	$(BIN)/tessera train vl-gpt --out $(OUT) --resume
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
