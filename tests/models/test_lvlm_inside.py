@@ -203,10 +203,10 @@ def test_batched_generation_is_single_generation_and_cached_is_uncached(options)
 
 @exact
 def test_a_second_turn_with_a_picture_goes_on_from_the_cache_as_if_all_were_read_anew():
-    model, pictures, cache = model_with("column"), shown(2), DynamicCache()
+    model, pictures = model_with("column"), shown(2)
     first, second = [BEGIN, *PICTURE, *words(3)], [*words(2, 1), *PICTURE, *words(2, 2)]
     whole = model(torch.tensor([[*first, *second]]), pixel_values=pictures).logits
-    model(torch.tensor([first]), pixel_values=pictures[:1], past_key_values=cache)
+    cache = model(torch.tensor([first]), pixel_values=pictures[:1], use_cache=True).past_key_values
     found = model(torch.tensor([second]), pixel_values=pictures[1:], past_key_values=cache).logits
     torch.testing.assert_close(found[:, -2:], whole[:, -2:], atol=1e-5, rtol=1e-5)
 
@@ -242,6 +242,16 @@ def test_gradients_pass_through_the_reducer_the_same_with_layers_computed_twice(
         found.append([*(weight.grad for weight in read), model.language_model.model.layers[0].mlp.up_proj.weight.grad])
     assert all(gradient.any() for gradient in found[0])
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("kind", ["evit", "column"])
+def test_under_autocast_the_scores_are_those_of_full_precision_but_for_rounding(kind):
+    model, ids = model_with(kind), torch.tensor([[BEGIN, *PICTURE, *words(4)]])
+    embeds = model.encode_images(shown(1))
+    wanted = model(ids, image_embeds=embeds).logits[:, -1].softmax(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(ids, image_embeds=embeds).logits[:, -1].float().softmax(-1)
+    assert (found - wanted).abs().sum() < 0.1
 
 
 @exact

@@ -130,7 +130,7 @@ class Inside:
                 f"{segments.shape[1]} positions are more than the {window} that the layers of this"
                 f" {model.config.model_type} look back; with a reducer inside they have to see all, so shorten the text"
             )
-        with _Pass(self, model, slots, segments, cache, begun).installed():
+        with _Pass(self, model, slots, segments, begun).installed():
             yield
 
     def _check_attention(self, model: PreTrainedModel) -> None:
@@ -168,8 +168,8 @@ class _Pass:
     model: PreTrainedModel
     slots: Tensor
     segments: Tensor
-    cache: Any
     begun: int
+    cache: Any = field(init=False)
     index: Tensor = field(init=False)
     own: Tensor = field(init=False)
     past: Tensor = field(init=False)
@@ -199,6 +199,8 @@ class _Pass:
     def _enter(self, number: int, states: Tensor, named: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         if number == self.inside.layers:
             self.listens = False
+            # As layers call it; the model makes one where the caller gave none and asked for it.
+            self.cache = named.get("past_key_values", named.get("layer_past"))
             states = self._reduce(states)
         places = ("position_ids", "position_embeddings")
         moved = {name: self._moved(named[name]) for name in places if name in named}
@@ -233,7 +235,8 @@ class _Pass:
         assert found is not None
         order = inside.places(found).sort(1)
         stay = torch.cat([at[:, :extra], take(at[:, extra:], order.values)], 1)  # [Q, E + M, 2]
-        tokens = torch.cat([pictures[:, :extra], take(found.tokens, order.indices)], 1)
+        made = take(found.tokens, order.indices).to(states.dtype)  # which autocast may have made shorter
+        tokens = torch.cat([pictures[:, :extra], made], 1)
         rows, columns = stay.unbind(-1)
         yes = torch.ones((), dtype=torch.bool, device=kept.device)
         return states.index_put((rows, columns), tokens), (kept & ~self.slots).index_put((rows, columns), yes)
