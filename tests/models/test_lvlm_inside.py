@@ -124,6 +124,7 @@ def test_dropped_tokens_are_those_that_later_layers_of_any_language_model_cannot
     bare = LVLMForConditionalGeneration.from_parts(*parts, **fields).eval()
     few = {"reducer": "random", "reduce_after": 1, "keep_tokens": 4}
     model = LVLMForConditionalGeneration.from_parts(*parts, **fields, **few).eval()
+    model.connector = bare.connector
     number, picture = model.num_image_tokens(), pixels(1, size=12)
     ids = torch.tensor([[BEGIN, *[VOCABULARY] * number, *words(5)]])
     seen = torch.ones(ids.shape[1], dtype=torch.bool)

@@ -62,10 +62,9 @@ def test_a_layer_taken_so_many_times_is_the_prefill_of_the_whole_model():
 
 @pytest.mark.light("token-transforming", "size")
 def test_a_prefill_with_fewer_positions_in_its_later_layers_is_that_of_a_model_with_a_reducer_there():
-    text = {"num_hidden_layers": 4, "attn_implementation": "eager"}  # whose products are all in the open
-    model = tiny_model(
-        text_config={"model_type": "llama", **TEXT, **text}, reducer="random", keep_tokens=1, reduce_after=3
-    )  # fmt: skip
+    text = {"model_type": "llama", **TEXT, "num_hidden_layers": 4}
+    model = tiny_model(text_config=text, reducer="random", keep_tokens=1, reduce_after=3)
+    model.language_model.set_attn_implementation("eager")  # whose products are counted on this device too
     ids, kept = torch.tensor([[BEGIN, *PICTURE, *words(6)]]), 1 + 1 + 6
     given = {"input_ids": ids, "image_embeds": torch.zeros(1, N, D), "logits_to_keep": kept}
     config = model.config.text_config
