@@ -268,7 +268,7 @@ def test_a_saved_model_answers_as_before_and_its_configuration_is_whole(tmp_path
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"reduce_after": 1}, "reducer names none, and its options, its place"),
+        ({"reduce_after": 1}, "reduce_after is 1, and reducer names none; name it too"),
         ({"reducer": "pool", "keep_side": 2, "reduce_after": 0}, "reduce_after is 0, and the language model has 3"),
         ({"reducer": "pool", "keep_side": 2, "reduce_after": 3}, "has 3 layers; give 1 to 2"),
         ({"reducer": "tome", "keep_tokens": 5, "reduce_after": 1}, "'tome' cannot stand inside .* merges at most half"),

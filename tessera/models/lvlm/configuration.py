@@ -94,11 +94,10 @@ class LVLMConfig(PreTrainedConfig):
         if self.reducer is not None:
             reducer = create(self.reducer, **self.reducer_options or {})
             return Slot(reducer=reducer, side=self.keep_side, ratio=self.keep_ratio, tokens=self.keep_tokens)
-        given = {self.keep_side, self.keep_ratio, self.keep_tokens, self.reduce_after}
-        if self.reducer_options or given != {None}:
-            raise UserError(
-                "reducer names none, and its options, its place or how many tokens it keeps are given; name it too"
-            )
+        if self.reducer_options or {self.keep_side, self.keep_ratio, self.keep_tokens} != {None}:
+            raise UserError("reducer names none, and its options or how many tokens it keeps are given; name it too")
+        if self.reduce_after is not None:
+            raise UserError(f"reduce_after is {self.reduce_after}, and reducer names none; name it too")
         return None
 
     @property
