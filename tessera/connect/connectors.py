@@ -18,13 +18,22 @@ Grid = tuple[int, int]
 class Connector(nn.Module):
     """What all of them share. A subclass takes C and d first, then its options by keyword."""
 
-    def count(self, grid: Grid, extra: int = 0) -> int:
-        """N of a picture whose tokens lie on `grid`, with `extra` = E tokens before them.
+    def left(self, grid: Grid) -> Grid:
+        """What tokens on `grid` lie on behind it.
 
         Raises:
             UserError: the connector cannot take such a grid.
         """
-        return extra + grid[0] * grid[1]
+        return grid
+
+    def count(self, grid: Grid, extra: int = 0) -> int:
+        """N of a picture whose tokens lie on `grid`, with `extra` = E tokens before them.
+
+        Raises:
+            UserError: the connector cannot take them.
+        """
+        rows, columns = self.left(grid)
+        return extra + rows * columns
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """[M, S, C] on (h, w) -> [M, N, d]. Raises UserError as `count`."""
@@ -67,6 +76,10 @@ class Pooled(Connector):
         super().__init__()
         self.project = nn.Linear(vision_width, width, bias)
 
+    def left(self, grid: Grid) -> Grid:
+        """1 x 1."""
+        return 1, 1
+
     def count(self, grid: Grid, extra: int = 0) -> int:
         """1."""
         return 1
@@ -86,16 +99,20 @@ class PixelShuffle(Connector):
         self.factor = factor
         self.project = nn.Linear(vision_width * factor**2, width, bias)
 
-    def count(self, grid: Grid, extra: int = 0) -> int:
-        """h * w / factor ** 2. Raises UserError where the grid does not divide, or has a class token before it."""
-        if extra:
-            raise UserError("pixel-shuffle takes a grid alone; leave the class token out of what the connector reads")
+    def left(self, grid: Grid) -> Grid:
+        """(h / factor, w / factor). Raises UserError where the grid does not divide."""
         if grid[0] % self.factor or grid[1] % self.factor:
             raise UserError(
                 f"a grid of {grid[0]} x {grid[1]} tokens does not divide into squares of {self.factor} x"
                 f" {self.factor}; take another factor or another picture size"
             )
-        return grid[0] * grid[1] // self.factor**2
+        return grid[0] // self.factor, grid[1] // self.factor
+
+    def count(self, grid: Grid, extra: int = 0) -> int:
+        """h * w / factor ** 2. Raises UserError as `left`, or where the grid has a class token before it."""
+        if extra:
+            raise UserError("pixel-shuffle takes a grid alone; leave the class token out of what the connector reads")
+        return super().count(grid)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         self.count(grid, tokens.shape[1] - grid[0] * grid[1])

@@ -6,6 +6,10 @@ width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +22,18 @@ from tessera.layers.masks import additive
 NAME = "tessera"
 # Above this many positions the score matrix no longer fits the cache and the fused kernel wins again.
 LONGEST_FOR_PRODUCTS = 512
+_LISTENER: ContextVar[Callable[[Tensor, Tensor], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard_by(listener: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Within, `listener` is told the queries [B, H, L, D] and keys [B, G, S, D] of each layer of transformers' models
+    that has this attention, as they are multiplied: turned by position, those of a cache first."""
+    before = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
 
 
 def attend(
@@ -119,6 +135,8 @@ def _attention_for_transformers(
             f"attention dropout {dropout} is not supported by attn_implementation={NAME!r};"
             " set attention_dropout to 0 or take attn_implementation='sdpa'"
         )
+    if (listener := _LISTENER.get()) is not None:
+        listener(query, key)
     length = query.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and length > 1

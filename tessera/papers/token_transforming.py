@@ -16,22 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from tessera.classifier import Classifier
 from tessera.classifier import load as load_classifier
 from tessera.data.images import Augment
 from tessera.errors import CheckpointError, UserError, nearest, reason
 from tessera.models.classifier import IMAGENET, ImageClassifier
+from tessera.models.lvlm import LVLMConfig
+from tessera.models.lvlm.slot import Slot
 from tessera.objectives.classification import Mixing
 from tessera.papers.classifying import ClassRecipe, asked, finish, judged, learned, open_pictures, starting_backbone
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper, say
 from tessera.papers.settings import CONFIG
 from tessera.papers.token_transforming_study import FURTHER, headline
+from tessera.reduce.base import mean_importance
 from tessera.reduce.registry import create, options_of
 from tessera.reduce.schedule import KEEP
 from tessera.reduce.transforming import TAU
-from tessera.study.counting import count, macs
+from tessera.study.counting import count, macs, prefill
 from tessera.study.design import Study
 from tessera.train.optim import Optimiser
 from tessera.vision.vit import PlainViTConfig
@@ -50,6 +54,8 @@ SCHEDULES: dict[str, tuple[dict[str, Any] | None, str]] = {
     "keep-0.65": ({"keep": 0.65}, "2.799"),
     "keep-0.6": ({"keep": 0.6}, "2.608"),
 }
+# LLaVA-1.5-7B that reads a quarter of a picture behind its second layer; the paper's own place is not known.
+LLAVA, AFTER, GRID, LEFT, WORDS = "llava-1.5-7b-144", 2, (24, 24), 144, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +116,7 @@ RECIPES = {
 class TokenTransforming(Paper):
     """A trained vision transformer goes on with fewer tokens, each a mixture of many, and nothing is trained."""
 
-    variants = tuple(SCHEDULES)
+    variants = (*SCHEDULES, LLAVA)
 
     def describe(self) -> Mapping[str, Sequence[str]]:
         """Headed lists of lines for `tessera show`."""
@@ -122,6 +128,8 @@ class TokenTransforming(Paper):
                 "sizes carried from step to step, their logarithms added to the attention scores",
                 "the class token keeps a row of its own",
                 "P^T Y puts tokens back on the grid, for dense heads",
+                "in a language model with eyes, before its connector or inside it: reduce_after layers read all visual"
+                " tokens, those behind them what is left, at the places of the centres",
             ],
             "stages": [
                 "none: a trained classifier is taken as it is (--parts classifier=FOLDER)",
@@ -141,10 +149,14 @@ class TokenTransforming(Paper):
                 "how the dense W is computed: only the abstract could be read, and no code was published. Here: cosines"
                 f" of keys with far-apart centres, over {TAU}, through a softmax over the outputs (column) or the"
                 " tokens (row)",
+                "inside a language model: where, and what tokens are compared by, their states there, and weighed by,"
+                " how much their picture's tokens attend to them",
             ],
             "not built": [
                 "pooling by learned queries, which has to be trained",
                 "a correction of shrunken norms",
+                "sizes in the attention of a language model",
+                "a choice by the question's attention, which words said later would change",
                 "RandAugment and random erasing of DeiT's own training",
             ],
         }
@@ -158,12 +170,12 @@ class TokenTransforming(Paper):
         return found
 
     def size(self, variant: str | None = None) -> dict[str, Any]:
-        """Parameters, multiply-adds and tokens of DeiT-S with the default reducer; all schedules, or one."""
+        """Parameters, cost and tokens of DeiT-S and of LLaVA with the default reducer; all variants, or one."""
         if variant is None:
             return {name: self.size(name) for name in self.variants}
         if variant not in self.variants:
             raise UserError(f"token-transforming has no variant {variant!r}{nearest(variant, self.variants)}")
-        return _size(SCHEDULES[variant][0])
+        return _inside() if variant == LLAVA else _size(SCHEDULES[variant][0])
 
     def train(self, options: TrainOptions) -> Path:
         """A classifier that sees fewer tokens, in `options.out`/model: a trained one as it is (`--parts
@@ -210,6 +222,35 @@ def _size(schedule: Mapping[str, Any] | None) -> dict[str, Any]:
         "fewer gmacs without W, per cent": 100 * (1 - bare / full),
         "tokens": {"first block": 1 + left[0], "last block": 1 + left[-1]},
     }
+
+
+def _inside() -> dict[str, Any]:
+    """The prefill of LLaVA-1.5-7B, as FLOPs, two for a multiply-add."""
+    text, tokens = LVLMConfig().text_config, math.prod(GRID)
+    slot = Slot(reducer=create("column", centres="importance"), tokens=LEFT)
+    full = prefill(text, tokens + WORDS)
+    fewer = prefill(text, tokens + WORDS, left=LEFT + WORDS, after=AFTER)
+    with torch.device("meta"):
+        heads = torch.empty(1, text.num_attention_heads, tokens, text.head_dim)
+        made = {"x": torch.empty(1, tokens, text.hidden_size), "q": heads, "k": heads}
+        spent = 2 * macs(_Reducing(slot), made)
+    return {
+        "parameters": {"added": 0},
+        "prefill FLOPs": {"all tokens": full, "without W": fewer, "making W": spent, "total": fewer + spent},
+        "fewer FLOPs without W, per cent": 100 * (1 - fewer / full),
+        "tokens": {f"first {AFTER} layers": tokens, "last layer": LEFT},
+    }
+
+
+class _Reducing(nn.Module):
+    """What a picture's tokens [1, N, d] with queries and keys [1, H, N, D] go through inside a language model."""
+
+    def __init__(self, slot: Slot) -> None:
+        super().__init__()
+        self.slot = slot
+
+    def forward(self, x: Tensor, q: Tensor, k: Tensor) -> object:
+        return self.slot.reduce(x, GRID, mean_importance(q, k))
 
 
 def _taken(options: TrainOptions, fields: Mapping[str, Any]) -> Path:

@@ -50,22 +50,29 @@ def macs(model: nn.Module, inputs: Mapping[str, Any]) -> int:
     return counter.get_total_flops() // 2
 
 
-def prefill(config: PreTrainedConfig, positions: int) -> int:
+def prefill(config: PreTrainedConfig, positions: int, *, left: int | None = None, after: int = 0) -> int:
     """FLOPs of a causal language model of transformers over so many positions, its head at each of them, two for a
     multiply-add: one layer is counted and taken as often as there are, since they are alike.
 
     Attention is counted whole, not by half as its mask would allow.
+
+    Args:
+        left: positions that are left behind the first `after` layers, for the others and the head; what leaves them is
+            not counted.
     """
 
-    def of(layers: int) -> int:
+    def of(layers: int, length: int) -> int:
         shallow = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
         given = {
-            "inputs_embeds": torch.empty(1, positions, shallow.hidden_size),
-            "attention_mask": torch.empty(1, 1, positions, positions, dtype=torch.bool),
+            "inputs_embeds": torch.empty(1, length, shallow.hidden_size),
+            "attention_mask": torch.empty(1, 1, length, length, dtype=torch.bool),
             "use_cache": False,
         }
         return macs(AutoModelForCausalLM.from_config(shallow), given)
 
+    left = positions if left is None else left
     with torch.device("meta"):
-        one, two = of(1), of(2)
-    return 2 * (one + (config.num_hidden_layers - 1) * (two - one))
+        one = {length: of(1, length) for length in {positions, left}}
+        layer = {length: of(2, length) - found for length, found in one.items()}
+    rest = one[left] + (config.num_hidden_layers - after - 1) * layer[left]
+    return 2 * (after * layer[positions] + rest)

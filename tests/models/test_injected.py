@@ -12,7 +12,7 @@ from tessera.errors import CheckpointError, TrainingStopped, UserError
 from tessera.models.folder import read_folder
 from tessera.models.injected import InjectedLMForConditionalGeneration
 from tessera.models.injected.modeling import TRAINED
-from tessera.models.injected.prefix import decoder_of
+from tessera.models.lvlm.layers import decoder_of
 from tessera.vision.registry import create
 from tests.models.injected_tiny import END, FIELDS, LAYERS, LEVELS, START, P, sentences, tiny_config, tiny_model
 from tests.models.lvlm_tiny import CONTEXT, D, causal_model, left_padded, pixels, words

@@ -19,6 +19,7 @@ from tessera.errors import UserError
 from tessera.papers.figures import beside
 from tessera.papers.pictures import CloseUps
 from tessera.papers.registry import get
+from tessera.papers.token_transforming import LLAVA
 from tessera.papers.token_transforming_study import ARMS, KEEPS, MEAN_KL, SIZE, Bench, accuracy_at, divergence, headline
 from tessera.papers.token_transforming_study import kl_at as kl
 from tessera.study.classifying import METRIC, Budget, Lesson
@@ -71,8 +72,24 @@ def test_every_counted_schedule_follows() -> None:
     rows = beside(paper.figures(), sizes.__getitem__)
     assert len(rows) == 7
     assert all(row.follows for row in rows)
-    last = {name: one["tokens"]["last block"] for name, one in sizes.items()}
+    last = {name: one["tokens"]["last block"] for name, one in sizes.items() if name != LLAVA}
     assert last == {"none": 197, "remove-12": 53, "remove-13": 41, "keep-0.7": 69, "keep-0.65": 56, "keep-0.6": 44}
+
+
+@pytest.mark.light("token-transforming", "size")
+def test_the_prefill_of_llava_with_fewer_tokens_behind_its_second_layer_is_that_of_the_closed_form() -> None:
+    found, width, mlp, words = get(SLUG).size(LLAVA), 4096, 11008, 32064
+    costs = found["prefill FLOPs"]
+
+    def layers(length: int, count: int) -> int:
+        return 2 * count * (length * (4 * width**2 + 3 * width * mlp) + 2 * length**2 * width)
+
+    assert costs["all tokens"] == layers(626, 32) + 2 * 626 * width * words
+    assert costs["without W"] == layers(626, 2) + layers(194, 30) + 2 * 194 * width * words
+    # Whom a picture's tokens attend to, their likeness to the centres, the product, the sizes.
+    assert costs["making W"] == 2 * (576**2 * width + 576 * 144 * (2 * width + 1))
+    assert costs["total"] < 0.36 * costs["all tokens"]
+    assert found["tokens"] == {"first 2 layers": 576, "last layer": 144}
 
 
 def test_an_unknown_variant_is_answered_with_the_nearest() -> None:

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tessera.layers.encoder import EncoderBlock
 from tessera.study.counting import count, macs, prefill
+from tests.models.lvlm_tiny import BEGIN, PICTURE, TEXT, D, N, tiny_model, words
 
 
 class Small(nn.Module):
@@ -57,3 +58,16 @@ def test_a_layer_taken_so_many_times_is_the_prefill_of_the_whole_model():
     a_layer = 32 * (2 * 32 + 2 * 16 + 3 * 80) * 7 + 2 * 7 * 7 * 32
     assert whole == 2 * (5 * a_layer + 7 * 32 * 100)
     assert config.num_hidden_layers == 5
+
+
+@pytest.mark.light("token-transforming", "size")
+def test_a_prefill_with_fewer_positions_in_its_later_layers_is_that_of_a_model_with_a_reducer_there():
+    text = {"model_type": "llama", **TEXT, "num_hidden_layers": 4}
+    model = tiny_model(text_config=text, reducer="random", keep_tokens=1, reduce_after=3)
+    model.language_model.set_attn_implementation("eager")  # whose products are counted on this device too
+    ids, kept = torch.tensor([[BEGIN, *PICTURE, *words(6)]]), 1 + 1 + 6
+    given = {"input_ids": ids, "image_embeds": torch.zeros(1, N, D), "logits_to_keep": kept}
+    config = model.config.text_config
+    wanted = prefill(config, ids.shape[1], left=kept, after=3)
+    assert 2 * macs(model, given) == wanted
+    assert prefill(config, ids.shape[1], left=kept) == prefill(config, kept) < wanted < prefill(config, ids.shape[1])

@@ -34,9 +34,10 @@ from tessera.data.sample import Image
 from tessera.errors import TrainingStopped, UserError
 from tessera.models.folder import read_config
 from tessera.models.injected.configuration import InjectedLMConfig
-from tessera.models.injected.prefix import Prefix, decoder_of, grown_mask, word_mask
+from tessera.models.injected.prefix import Prefix, grown_mask, word_mask
 from tessera.models.lvlm.generation import within_context
 from tessera.models.lvlm.language import learned_words, new_language_model, own_attention, read_language_model
+from tessera.models.lvlm.layers import decoder_of
 from tessera.models.lvlm.outputs import LVLMOutput
 from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route

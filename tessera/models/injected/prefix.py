@@ -5,7 +5,6 @@ Legend: B rows, L words of this pass, T words with those in the cache, P tokens 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,32 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tessera.errors import UserError
-from tessera.models.lvlm.language import ready_mask, takes_positions
-
-# What layers are given beside their states. Anything else of the words' length would have to grow with them.
-_KNOWN = ("attention_mask", "position_ids", "position_embeddings", "past_key_values", "use_cache", "cache_position")
-
-
-def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, nn.ModuleList]:
-    """The module that runs the layers of a language model, and the layers.
-
-    Raises:
-        UserError: it counts positions itself, or its layers cannot be told from other lists of modules.
-    """
-    kind, depth = model.config.model_type, model.config.num_hidden_layers
-    found = [
-        (owner, child)
-        for owner in model.base_model.modules()
-        for child in owner.children()
-        if isinstance(child, nn.ModuleList) and len(child) == depth
-    ]
-    if len(found) != 1 or not takes_positions(model):
-        raise UserError(f"nothing can be put before the layers of a {kind}; take a LLaMA, OPT, GPT-2 or a like model")
-    return found[0]
+from tessera.models.lvlm.language import ready_mask
+from tessera.models.lvlm.layers import Enter, at_door, decoder_of, on_leaving
 
 
 def word_mask(valid: Tensor, words: int) -> Tensor:
@@ -100,10 +79,9 @@ class Prefix:
         layers = decoder_of(model)[1]
         with ExitStack() as stack:
             for index, layer in enumerate(layers):
-                hook = self._door(layer, index, masks[index >= self.start])
-                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                stack.callback(at_door(layer, self._enter(index, masks[index >= self.start])).remove)
             if extra := self._length(len(layers) - 1):
-                stack.callback(layers[-1].register_forward_hook(lambda *seen: _without(seen[-1], extra)).remove)
+                stack.callback(on_leaving(layers[-1], lambda states: states[:, extra:]).remove)
             yield
 
     def _length(self, index: int) -> int:
@@ -111,19 +89,14 @@ class Prefix:
         length = 0 if self.prompt is None else self.prompt.shape[1]
         return length + int(bool(self.tokens) and index >= self.start)
 
-    def _door(self, layer: nn.Module, index: int, mask: Tensor) -> Any:
-        names = list(inspect.signature(layer.forward).parameters)  # some decoders give their layers' inputs by place
-
-        def enter(layer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-            named = dict(zip(names, arguments, strict=False)) | options
-            states = named.pop(names[0])
+    def _enter(self, index: int, mask: Tensor) -> Enter:
+        def enter(states: Tensor, named: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
             if index == 0 and self.prompt is not None:
                 states = torch.cat([self.prompt.to(states.dtype), states], dim=1)
             if (token := self.tokens.get(index)) is not None:
                 rest = states if index == self.start else states[:, 1:]
                 states = torch.cat([token.to(states.dtype), rest], dim=1)
-            _check(layer, named)
-            return (states,), {**named, **self._positions(named, self._length(index)), "attention_mask": mask}
+            return states, {**named, **self._positions(named, self._length(index)), "attention_mask": mask}
 
         return enter
 
@@ -138,18 +111,3 @@ class Prefix:
             still = torch.hypot(cos[:, :1], sin[:, :1]).expand(-1, extra, -1)
             found["position_embeddings"] = torch.cat([still, cos], 1), F.pad(sin, (0, 0, extra, 0))
         return found
-
-
-def _check(layer: nn.Module, named: Mapping[str, Any]) -> None:
-    for name, value in named.items():
-        if name not in _KNOWN and isinstance(value, Tensor):
-            raise UserError(
-                f"a {type(layer).__name__} takes {name}, which cannot be made longer by a token; take a LLaMA, OPT,"
-                " GPT-2 or a like model"
-            )
-
-
-def _without(states: Any, extra: int) -> Any:
-    if isinstance(states, tuple):
-        return states[0][:, extra:], *states[1:]
-    return states[:, extra:]

@@ -35,10 +35,13 @@ class LVLMConfig(PreTrainedConfig):
             last one. A list is read side by side. None reads the encoder's final tokens, after its last norm.
         vision_feature_select_strategy: "default" reads the grid without the class token, "full" with it, "class" the
             class token alone.
-        reducer: a name of `tessera.reduce` that leaves fewer of the grid's tokens for the connector; a class token that
-            is read with them stays. It looks at the tokens alone, so it cannot be one that chooses by importance.
+        reducer: a name of `tessera.reduce` that leaves fewer of the grid's tokens; a class token that is read with them
+            stays.
         reducer_options: of it.
         keep_side, keep_ratio, keep_tokens: see `Slot`; one of them, with a reducer.
+        reduce_after: how many layers of the language model read all tokens, before the reducer, see `Inside`. None puts
+            it between encoder and connector, where it looks at the tokens alone, so that it cannot be one that chooses
+            by importance.
         image_token_id: stands in `input_ids` where a token of a picture goes; it may lie outside the vocabulary, and
             is never generated.
     """
@@ -64,6 +67,7 @@ class LVLMConfig(PreTrainedConfig):
     keep_side: int | None = None
     keep_ratio: float | int | None = None
     keep_tokens: int | None = None
+    reduce_after: int | None = None
     image_token_id: int = 32000
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -82,7 +86,7 @@ class LVLMConfig(PreTrainedConfig):
             )
 
     def slot(self) -> Slot | None:
-        """What stands between encoder and connector.
+        """The reducer and what it leaves, wherever it stands.
 
         Raises:
             UserError: there is no such reducer, an option or a number that it refuses, or one of them without it.
@@ -92,6 +96,8 @@ class LVLMConfig(PreTrainedConfig):
             return Slot(reducer=reducer, side=self.keep_side, ratio=self.keep_ratio, tokens=self.keep_tokens)
         if self.reducer_options or {self.keep_side, self.keep_ratio, self.keep_tokens} != {None}:
             raise UserError("reducer names none, and its options or how many tokens it keeps are given; name it too")
+        if self.reduce_after is not None:
+            raise UserError(f"reduce_after is {self.reduce_after}, and reducer names none; name it too")
         return None
 
     @property

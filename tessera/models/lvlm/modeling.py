@@ -7,6 +7,7 @@ C width of what the connector reads, d width of the language model.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from typing import Any
 
@@ -31,6 +32,7 @@ from tessera.layers.placeholders import fill
 from tessera.models.adapters import refuse_adapters
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.generation import never_a_picture, repeat_pictures, within_context
+from tessera.models.lvlm.inside import Inside, sequences
 from tessera.models.lvlm.language import (
     learned_words,
     new_language_model,
@@ -85,10 +87,11 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 config.connector, read, table.embedding_dim, **(config.connector_options or {})
             )
         self.connector = connector
-        self.slot = config.slot()
+        self.slot = config.slot() if config.reduce_after is None else None
         if self.slot is not None:
             self.slot.check(self._grid())
         self.num_image_tokens()  # refuses a connector that the grid does not suit before anything is trained
+        self.inside = self._inside()
         self.post_init()
         if language_model is not None and language_model.generation_config is not None:
             self.generation_config = language_model.generation_config
@@ -160,6 +163,16 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             grid = self.slot.left(grid)
         return self.connector.count(grid, extra=int(strategy == "full"))
 
+    def _inside(self) -> Inside | None:
+        """The reducer inside the language model."""
+        slot, layers = self.config.slot(), self.config.reduce_after
+        if slot is None or layers is None:
+            return None
+        grid = self.connector.left(self._grid())
+        inside = Inside(slot=slot, layers=layers, grid=grid, extra=self.num_image_tokens() - grid[0] * grid[1])
+        inside.check(self.language_model)
+        return inside
+
     def _grid(self, height: int | None = None, width: int | None = None) -> Grid:
         size = self.config.vision_config.image_size
         return self.vision.grid_of(height or size, width or size)
@@ -202,7 +215,10 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not len(pixel_values):  # one blank picture, of which nothing is kept: each process touches each part
             return self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         features, grid = self.visual_features(pixel_values)
-        return self.connector(features.to(next(self.connector.parameters()).dtype), grid)
+        tokens = self.connector(features.to(next(self.connector.parameters()).dtype), grid)
+        if self.inside is not None:
+            self.inside.check_tokens(tokens.shape[1])
+        return tokens
 
     def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None) -> Tensor:
         """Words and pictures as one run: input_ids [B, L], image_embeds [M, N, d] or [M * N, d] -> [B, L, d].
@@ -254,6 +270,7 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise UserError("give input_ids or inputs_embeds; both are missing")
             inputs_embeds = self.embed(input_ids, image_embeds)
+        fewer = self._fewer(input_ids, inputs_embeds, attention_mask, segment_ids, past_key_values)
         if segment_ids is not None:
             if attention_mask is not None:
                 raise UserError("give segment_ids, where 0 is padding, or attention_mask, not both")
@@ -265,9 +282,22 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs["position_ids"] = position_ids
         if past_key_values is not None:
             inputs["past_key_values"] = past_key_values
-        if labels is None:
-            return LVLMOutput.of(self.language_model(**inputs, logits_to_keep=logits_to_keep))
-        return self._learned(inputs, labels, route(labels, None, segment_ids).text, num_text)
+        with fewer:
+            if labels is None:
+                return LVLMOutput.of(self.language_model(**inputs, logits_to_keep=logits_to_keep))
+            return self._learned(inputs, labels, route(labels, None, segment_ids).text, num_text)
+
+    def _fewer(
+        self, ids: Tensor | None, embeds: Tensor, mask: Any, segment_ids: Tensor | None, cache: Cache | None
+    ) -> AbstractContextManager[None]:
+        """Within, the later layers of the language model read what the reducer leaves, where one stands there."""
+        if self.inside is None:
+            return nullcontext()
+        slots = None if ids is None else ids == self.config.image_token_id
+        begun = 0 if cache is None else int(cache.get_seq_length())
+        rows, length = embeds.shape[:2]
+        segments = sequences(mask, segment_ids, rows, begun + length, embeds.device)
+        return self.inside.within(self.language_model, slots, segments, cache, begun)
 
     def _learned(
         self, inputs: dict[str, Any], labels: Tensor, steps: Tensor, num_text: float | Tensor | None

@@ -1,4 +1,4 @@
-"""Fewer tokens between encoder and connector: a token reducer, and how many tokens it leaves of a picture's grid.
+"""A token reducer and how many tokens it leaves of a picture's grid: between encoder and connector, or where it is put.
 
 Legend: M pictures, h x w grid in, h' x w' grid out, K tokens left, C width.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tessera.connect.connectors import Grid
 from tessera.errors import UserError
-from tessera.reduce.base import Reducer
+from tessera.reduce.base import Reducer, Reduction
 from tessera.reduce.grids import scaled_grid, smaller_grid
 
 
@@ -59,12 +59,20 @@ class Slot:
         """Tokens x [M, h * w, C] to [M, K, C], and what they lie on.
 
         Raises:
+            UserError: as `reduce`.
+        """
+        found = self.reduce(x, grid)
+        return (x, grid) if found is None else (found.tokens, self.left(grid))
+
+    def reduce(self, x: Tensor, grid: Grid, importance: Tensor | None = None) -> Reduction | None:
+        """The same with the map that made them, and with an importance [M, h * w] where there is one; None where the
+        grid passes as it is.
+
+        Raises:
             UserError: more tokens are asked for than there are, or the reducer cannot leave so many.
         """
         asked = self._asked(grid)
-        if asked is None:
-            return x, grid
-        return self.reducer(x, asked, grid=grid).tokens, self.left(grid)
+        return None if asked is None else self.reducer(x, asked, grid=grid, importance=importance)
 
     def check(self, grid: Grid) -> None:
         """Try it on nothing.
