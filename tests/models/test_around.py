@@ -33,12 +33,12 @@ def test_no_folder_is_written_while_adapters_stand_beside_the_weights(kind, tmp_
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("kind", ["lvlm", "injected"])
-def test_a_model_of_ready_parts_has_their_weights_and_ends_answers_as_the_language_model_does(kind):
+@pytest.mark.parametrize(("kind", "fields"), [("lvlm", {}), ("injected", injected_tiny.FIELDS)])
+def test_a_model_of_ready_parts_has_their_weights_and_ends_answers_as_the_language_model_does(kind, fields):
     given = MODELS[kind]()
     language = given.language_model
     language.generation_config.max_new_tokens = 7
-    made = type(given).from_parts(given.vision, language)
+    made = type(given).from_parts(given.vision, language, **fields)
     assert made.vision is given.vision and made.language_model is language
     assert made.config.text_config is language.config
     assert made.generation_config.max_new_tokens == 7
