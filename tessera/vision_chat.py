@@ -35,6 +35,7 @@ from tessera.data.tasks import CAPTION_REQUESTS
 from tessera.data.tiling import TiledPixels
 from tessera.errors import CheckpointError, UserError, reason
 from tessera.files import atomic_folder
+from tessera.generate.debias import Debiasing
 from tessera.generate.prompts import replies
 from tessera.models.folder import read_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration, load_llava, save_llava
@@ -57,6 +58,8 @@ class VisionChat:
         tokenizer: that of its language model, with a chat template and the token that stands for a picture.
         pixels: how pictures enter; `TiledPixels` for those of any shape.
         needs_picture: it has learned from dialogues with pictures alone, and is asked about nothing else.
+        debias: takes what the model says without a meaningful picture off its answers; each is then about a picture.
+            It is no part of the folder.
 
     Raises:
         UserError: the tokenizer has no chat template, or not the model's image token.
@@ -66,6 +69,7 @@ class VisionChat:
     tokenizer: PreTrainedTokenizerFast
     pixels: Pixels
     needs_picture: bool = False
+    debias: Debiasing | None = None
 
     abilities: ClassVar[tuple[str, ...]] = ("caption", "ask", "chat", "evaluate")
 
@@ -143,7 +147,8 @@ class VisionChat:
             options: further ones of transformers' `generate`, such as `do_sample`.
 
         Raises:
-            UserError: no picture for a model that needs one, or a dialogue too long for the language model.
+            UserError: no picture for a model that needs one or is debiased, or a dialogue too long for the language
+                model.
             BadSample: an unknown role, an empty text, a turn with another number of `<image>` tags than of pictures, or
                 an unreadable picture.
         """
@@ -153,7 +158,8 @@ class VisionChat:
                 "this model has learned from dialogues with pictures alone; show it one first, in a chat with --image"
                 " PATH or a line `/image PATH`"
             )
-        return replies(self.model, self.tokenizer, prompts, self.pixels, max_new_tokens=max_new_tokens, **options)
+        options = {"max_new_tokens": max_new_tokens, "debias": self.debias, **options}
+        return replies(self.model, self.tokenizer, prompts, self.pixels, **options)
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder: LLaVA's layout, which transformers reads with its processor, where the model fits

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import number, print_json, print_table
@@ -38,6 +38,41 @@ def _load(folder: Path, *commands: str) -> Any:
     return model
 
 
+@dataclass
+class _Answering:
+    """What commands that answer in words about pictures have in common."""
+
+    model: Path = option(_MODEL)
+    debias: Literal["none", "unk", "noise", "zeros", "ones", "both"] | None = option(
+        "take off what is said without the picture (none), with an unknown word for it (unk), with noise over it, or"
+        " with a blank one (zeros, ones); both is none and unk",
+        None,
+    )
+    alpha: float | None = option("strength of --debias, by default 0.5", None)
+    beta: float | None = option(
+        "with --debias, the least chance of a word as a share of the best one's, by default 0.1", None
+    )
+
+    def _loaded(self, command: str) -> Any:
+        """The model, which must be able to answer `command`, debiased where that was asked for."""
+        numbers = {name: value for name in ("alpha", "beta") if (value := getattr(self, name)) is not None}
+        if self.debias is None:
+            if numbers:
+                raise UserError(f"--{next(iter(numbers))} is of debiasing; name what to contrast with, --debias none")
+            return _load(self.model, command)
+        from tessera.generate.debias import Debiasing
+
+        debias = Debiasing(kind=self.debias, **numbers)
+        loaded = _load(self.model, command)
+        if not hasattr(loaded, "debias"):
+            raise UserError(
+                f"the {type(loaded).__name__} in {self.model} cannot be debiased; leave out --debias, or take a"
+                " language model with eyes, such as mini/llava"
+            )
+        loaded.debias = debias
+        return loaded
+
+
 def _pictures(paths: tuple[Path, ...]) -> list[Image]:
     """The pictures at `paths`, opened before a model is loaded, so that a bad one costs no time."""
     from tessera.data.images import open_image
@@ -64,16 +99,15 @@ def _save(image: Image, path: Path) -> None:
 
 
 @dataclass
-class Caption:
+class Caption(_Answering):
     """Say what pictures show, one line each."""
 
     images: tuple[Path, ...] = argument("pictures", metavar="IMAGE")
-    model: Path = option(_MODEL)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         pictures = _pictures(self.images)
-        captions = _load(self.model, "caption").caption(pictures)
+        captions = self._loaded("caption").caption(pictures)
         rows = [{"image": str(path), "caption": text} for path, text in zip(self.images, captions, strict=True)]
         if self.json:
             print_json(rows)
@@ -84,18 +118,17 @@ class Caption:
 
 
 @dataclass
-class Ask:
+class Ask(_Answering):
     """Answer one or more questions about a picture."""
 
     image: Path = argument("the picture")
     questions: tuple[str, ...] = argument("in quotes", metavar="QUESTION")
-    model: Path = option(_MODEL)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         pictures = _pictures((self.image,)) * len(self.questions)
         questions = _words(self.questions, "question")
-        answers = _load(self.model, "ask").answer(pictures, questions)
+        answers = self._loaded("ask").answer(pictures, questions)
         rows = [{"question": ask, "answer": said} for ask, said in zip(self.questions, answers, strict=True)]
         if self.json:
             print_json(rows)
@@ -132,11 +165,10 @@ class Draw:
 
 
 @dataclass
-class Chat:
+class Chat(_Answering):
     """Talk with a model. Pictures go in as a line `/image PATH`, the first also with --image; drawings come out as
     files."""
 
-    model: Path = option(_MODEL)
     image: tuple[Path, ...] = option("pictures shown with the first words", ())
     out: Path = option("folder for the drawings", Path("drawings"))
 
@@ -144,7 +176,7 @@ class Chat:
         from tessera.data.sample import Image, Segment, Text
 
         first = _pictures(self.image)
-        assistant, drawn = _load(self.model, "chat"), 0
+        assistant, drawn = self._loaded("chat"), 0
         turns: list[Segment] = []
         for pictures, words in _turns(first):
             turns += [Image(picture, learned=False, role="user") for picture in pictures]

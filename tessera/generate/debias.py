@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from tessera.errors import UserError
-from tessera.generate.meaningless import Inputs
+from tessera.generate.meaningless import DECODING_STEP, Inputs, check_kind, diffuse, meaningless
 
+ALPHA, BETA = 0.5, 0.1  # the published sampler's own
 _GROWING = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")  # a column for each word said
 
 
@@ -47,12 +49,9 @@ class VisualDebias(LogitsProcessor):
     """
 
     def __init__(
-        self, model: Any, blind: Sequence[Inputs], *, alpha: float = 0.5, beta: float = 0.1, use_cache: bool = True
+        self, model: Any, blind: Sequence[Inputs], *, alpha: float = ALPHA, beta: float = BETA, use_cache: bool = True
     ) -> None:
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise UserError(f"alpha is {alpha}; give 0 (no contrast) or more, such as 0.5 or 1")
-        if not 0 <= beta <= 1:
-            raise UserError(f"beta is {beta}; give a share from 0 (all words) to 1 (the best alone)")
+        _check(alpha, beta)
         if not blind:
             raise UserError("there is nothing to contrast with; give the inputs that `meaningless` makes")
         self.alpha, self.beta = alpha, beta
@@ -96,6 +95,44 @@ class VisualDebias(LogitsProcessor):
             return None
         first = torch.arange(prompts, device=ids.device)[:, None] * same.shape[1]
         return (first + same.int().argmax(-1)).flatten()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Debiasing:
+    """How a model's answers are debiased.
+
+    Args:
+        kind: the meaningless picture that they are contrasted with, as of `meaningless`.
+        alpha, beta: as of `VisualDebias`.
+
+    Raises:
+        UserError: there is no such kind, or a number is out of its range.
+    """
+
+    kind: str = "none"
+    alpha: float = ALPHA
+    beta: float = BETA
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        _check(self.alpha, self.beta)
+
+    def over(self, model: Any, inputs: Inputs, unk_token_id: int | None = None) -> VisualDebias:
+        """The processor for `model` and prompts that it is to go on with. Raises UserError as `meaningless`."""
+        if self.kind == "noise":  # drawn for each picture alone, so that no answer depends on what is asked beside it
+            pixels = torch.cat([diffuse(one, DECODING_STEP) for one in inputs["pixel_values"].split(1)])
+            blind: Sequence[Inputs] = [{**inputs, "pixel_values": pixels}]
+        else:
+            token = model.config.image_token_id
+            blind = meaningless(inputs, self.kind, image_token_id=token, unk_token_id=unk_token_id)
+        return VisualDebias(model, blind, alpha=self.alpha, beta=self.beta)
+
+
+def _check(alpha: float, beta: float) -> None:
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise UserError(f"alpha is {alpha}; give 0 (no contrast) or more, such as 0.5 or 1")
+    if not 0 <= beta <= 1:
+        raise UserError(f"beta is {beta}; give a share from 0 (all words) to 1 (the best alone)")
 
 
 class _Context:

@@ -47,8 +47,7 @@ def meaningless(
     Raises:
         UserError: there is no such kind, no unknown word, no pixels, or a prompt of pictures alone.
     """
-    if kind not in KINDS:
-        raise UserError(f"there is no meaningless picture {kind!r}{nearest(kind, KINDS)}; known are {', '.join(KINDS)}")
+    check_kind(kind)
     if kind in ("none", "unk", "both"):
         words = [None, unk_token_id] if kind == "both" else [unk_token_id if kind == "unk" else None]
         if kind != "none" and unk_token_id is None:
@@ -60,6 +59,12 @@ def meaningless(
     if kind == "noise":
         return [{**inputs, "pixel_values": diffuse(pixels, noise_step, seed)}]
     return [{**inputs, "pixel_values": torch.full_like(pixels, float(kind == "ones"))}]
+
+
+def check_kind(kind: str) -> None:
+    """Raise UserError where `kind` is none of KINDS."""
+    if kind not in KINDS:
+        raise UserError(f"there is no meaningless picture {kind!r}{nearest(kind, KINDS)}; known are {', '.join(KINDS)}")
 
 
 def diffuse(pixels: Tensor, step: int, seed: int = 0) -> Tensor:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast, TextStreamer
+from transformers import LogitsProcessorList, PreTrainedTokenizerFast, TextStreamer
 
 from tessera.data.images import Pixels
 from tessera.data.sequence import Sequence
+from tessera.errors import UserError
+from tessera.generate.debias import Debiasing
 from tessera.models.lvlm import LVLMForConditionalGeneration
 
 TOGETHER = 64  # prompts that are continued at once
@@ -47,18 +49,22 @@ def replies(
     *,
     max_new_tokens: int,
     said: Callable[[str], None] | None = None,
+    debias: Debiasing | None = None,
     **options: Any,
 ) -> list[str]:
     """What the model says after each prompt, without outer spaces.
 
     Args:
+        debias: takes off what is said without a meaningful picture; every prompt has one.
         said: is handed the words of the one prompt as they are said.
         options: further ones of `generate`; without them the best word is taken each time.
 
     Raises:
-        UserError: a prompt leaves the language model no position to answer in.
+        UserError: a prompt leaves the language model no position to answer in, or has no picture to debias by.
         BadSample: a picture cannot be read.
     """
+    if debias is not None and not all(prompt.images for prompt in prompts):
+        raise UserError("an answer to words alone cannot be debiased; show a picture first, or leave out the debiasing")
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -72,6 +78,9 @@ def replies(
         part = order[start : start + TOGETHER]
         given = collate([prompts[place] for place in part], pixels, pad_id=int(pad))
         inputs: dict[str, Any] = {name: value.to(model.device) for name, value in given.items()}
+        if debias is not None:
+            contrast = debias.over(model, inputs, tokenizer.unk_token_id)
+            options["logits_processor"] = LogitsProcessorList([contrast])
         ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
         texts = tokenizer.batch_decode(ids[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
         for place, text in zip(part, texts, strict=True):

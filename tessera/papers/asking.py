@@ -8,8 +8,6 @@ Legend: M pictures, N tokens a picture, d width of the language model.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,6 +30,7 @@ from tessera.evaluate.vqa import TOGETHER
 from tessera.files import sha256, short_hash
 from tessera.models.lvlm import LVLMForConditionalGeneration
 from tessera.papers.lvlm_training import MINI, Parts, pixels_of
+from tessera.study.training import trained
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
@@ -181,16 +180,13 @@ class AskingBench:
             The model in evaluation mode, the steps taken and the samples seen.
         """
         folder = self.work / "training" / f"{short_hash([key, self.config])}-seed-{seed}"
-        made: list[LVLMForConditionalGeneration] = []
 
         def stages() -> Iterator[Stage]:
-            made.append(make())
-            yield self.stage(made[0], source, seed)
+            yield self.stage(make(), source, seed)
 
-        Trainer(folder, config={"key": key}, seed=seed, resume=True).run(stages(), self.budget.steps)
-        lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
-        shutil.rmtree(folder)
-        return made[0].eval(), len(lines), sum(line["samples"] for line in lines)
+        trainer = Trainer(folder, config={"key": key}, seed=seed, resume=True)
+        with trained(trainer, stages(), self.budget.steps) as run:
+            return run.model.eval(), run.steps, run.samples
 
     def prompts(
         self, model: LVLMForConditionalGeneration, samples: Sequence[Sample]

@@ -12,8 +12,6 @@ where there is a linear layer it is one:
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -32,6 +30,7 @@ from tessera.files import short_hash
 from tessera.models.injected import InjectedLMForConditionalGeneration
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
+from tessera.study.training import trained
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.injected import injected_stage, look, words_loader
@@ -157,22 +156,18 @@ class Bench:
         """Trained and judged."""
         key = short_hash([arm, ARMS[arm], self.config])
         folder = self.work / "training" / f"{key}-seed-{seed}"
-        made: list[InjectedLMForConditionalGeneration] = []
 
         def stages() -> Iterator[Stage]:
-            made.append(self.model(arm))
-            yield self.stage(made[0], seed)
+            yield self.stage(self.model(arm), seed)
 
-        Trainer(folder, config={"key": key}, seed=seed, resume=True).run(stages(), self.budget.steps)
-        lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
-        shutil.rmtree(folder)
-        seeing = Augmented(made[0].eval(), self.tokenizer, beams=1, max_new_tokens=WORDS_OF_AN_ANSWER)
-        asked, truths = zip(*(_words(sample) for sample in self.heldout), strict=True)
-        pictures: list[Still] = [sample.images[0].pil() for sample in self.heldout]
-        said = seeing.answer(pictures, list(asked))
+        trainer = Trainer(folder, config={"key": key}, seed=seed, resume=True)
+        with trained(trainer, stages(), self.budget.steps) as run:
+            seeing = Augmented(run.model.eval(), self.tokenizer, beams=1, max_new_tokens=WORDS_OF_AN_ANSWER)
+            asked, truths = zip(*(_words(sample) for sample in self.heldout), strict=True)
+            pictures: list[Still] = [sample.images[0].pil() for sample in self.heldout]
+            said = seeing.answer(pictures, list(asked))
         right = [float(normal(one) == normal(truth)) for one, truth in zip(said, truths, strict=True)]
-        samples = sum(line["samples"] for line in lines)
-        return Outcome(items={METRIC: right}, steps=len(lines), samples=samples)
+        return Outcome(items={METRIC: right}, steps=run.steps, samples=run.samples)
 
     def study(self) -> Study:
         """All arms and claims."""

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from tessera.papers.lxmert_material import Material, of_pictures, with_mask
 from tessera.papers.registry import say
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
+from tessera.study.training import trained
 from tessera.train.engine import Stage, Trainer
 from tessera.train.select import choose_precision
 from tessera.zoo.parts import locate
@@ -162,7 +162,7 @@ class Bench:
         recipe = self.shortened(total if tasks is None else budget.finetune)
         folder = self.work / "training" / f"{short_hash([arm, tasks, self.config])}-seed-{seed}"
         trainer = Trainer(folder, config={"arm": arm, "recipe": asdict(recipe)}, seed=seed, resume=True)
-        device, made = trainer.accelerator.device, []
+        device = trainer.accelerator.device
         words = self.first[0].sentences(recipe.model["max_words"])
 
         def begun(part: tuple[Material, AnswerTable], **options: Any) -> Any:
@@ -178,14 +178,11 @@ class Bench:
             if tasks is not None:
                 yield before.pretraining(start, "pretrain", recipe.pretrain, answers=0.0)
                 yield before.pretraining(start, "answering", recipe.answering, answers=recipe.answer_weight)
-            made.append(after.tuned(start))
-            yield after.finetuning(made[0])
+            yield after.finetuning(after.tuned(start))
 
-        trainer.run(stages(), total)
-        scores = answer_scores(made[0], after.streams, self.judged, after.material.encoder)
-        lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
-        shutil.rmtree(folder)
-        return Outcome(items={METRIC: scores}, steps=len(lines), samples=sum(line["samples"] for line in lines))
+        with trained(trainer, stages(), total) as training:
+            scores = answer_scores(training.model, after.streams, self.judged, after.material.encoder)
+        return Outcome(items={METRIC: scores}, steps=training.steps, samples=training.samples)
 
     def study(self, slug: str, title: str, claims: Sequence[Claim], notes: Sequence[str]) -> Study:
         """The arms and what is claimed of them."""

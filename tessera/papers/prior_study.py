@@ -16,7 +16,6 @@ which depends on the picture. Two text-only references a seed read half of the c
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -42,6 +41,7 @@ from tessera.objectives.routing import route
 from tessera.papers.lvlm_training import Parts, pixels_of
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
+from tessera.study.training import trained
 from tessera.train.blind import Captions, Reference, reference_stages, score
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.lvlm import FrozenEyes, Prioritised, count_words
@@ -213,9 +213,9 @@ class Bench:
                 captions, self.parts.language_model, wanted, budget.row_length, references, seed=seed
             )
             folder = self.work / "training" / f"reference-{key}-seed-{seed}"
-            Trainer(folder, config={"key": key}, seed=seed, resume=True).run(stages, 2 * budget.reference_steps)
-            score(captions, references, self.rows(filler), budget.row_length).save(file)
-            shutil.rmtree(folder)
+            trainer = Trainer(folder, config={"key": key}, seed=seed, resume=True)
+            with trained(trainer, stages, 2 * budget.reference_steps):
+                score(captions, references, self.rows(filler), budget.row_length).save(file)
         return Scores.load(file)
 
     def stage(self, model: LVLMForConditionalGeneration, arm: str, seed: int) -> Stage:
@@ -276,25 +276,23 @@ class Bench:
         wanted, budget = ARMS[arm], self.budget
         key = short_hash([arm, self.config])
         folder = self.work / "training" / f"{key}-seed-{seed}"
-        made: list[LVLMForConditionalGeneration] = []
+        model: list[LVLMForConditionalGeneration] = []
 
         def stages() -> Iterator[Stage]:
-            made.append(self.model())
-            yield self.stage(made[0], arm, seed)
+            model.append(self.model())
+            yield self.stage(model[0], arm, seed)
 
         def early(event: Event) -> None:
             if event.step == budget.steps // 3:  # kept in a file, for a run that is stopped and goes on
-                write_json(folder / "early.json", self.judged(made[0], wanted["filler"])[0])
+                write_json(folder / "early.json", self.judged(model[0], wanted["filler"])[0])
 
         looks = [Callback(max(1, budget.steps // 3), early)]
-        Trainer(folder, config={"key": key}, seed=seed, resume=True, callbacks=looks).run(stages(), budget.steps)
-        lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
-        first = json.loads((folder / "early.json").read_text(encoding="utf-8"))
-        shutil.rmtree(folder)
-        shares, filler = self.judged(made[0], wanted["filler"])
+        trainer = Trainer(folder, config={"key": key}, seed=seed, resume=True, callbacks=looks)
+        with trained(trainer, stages(), budget.steps) as run:
+            first = json.loads((folder / "early.json").read_text(encoding="utf-8"))
+            shares, filler = self.judged(run.model, wanted["filler"])
         metrics = {FILLER: filler, BLIND: self.gap(wanted["filler"], seed)}
-        samples = sum(line["samples"] for line in lines)
-        return Outcome(metrics=metrics, items={FINAL: shares, EARLY: first}, steps=len(lines), samples=samples)
+        return Outcome(metrics=metrics, items={FINAL: shares, EARLY: first}, steps=run.steps, samples=run.samples)
 
     def gap(self, filler: bool, seed: int) -> float:
         """Mean blind probability of the visual words less that of all others."""

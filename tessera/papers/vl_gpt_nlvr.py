@@ -10,8 +10,6 @@ is held out, because its training sentences are not asked for: this is not the p
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -34,6 +32,7 @@ from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
 from tessera.papers.vl_gpt_study import say
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
+from tessera.study.training import trained
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
@@ -142,14 +141,12 @@ class Bench:
         model = copy.deepcopy(self.assistant.model)
         folder = self.work / "training" / f"{short_hash([arm, asdict(self.budget)])}-seed-{seed}"
         trainer = Trainer(folder, config={"arm": arm, **asdict(self.budget)}, seed=seed, resume=True)
-        trainer.run([self.stage(model, arm, seed)])
-        said = self.answers(model, self.statements("test", arm))
+        with trained(trainer, [self.stage(model, arm, seed)], self.budget.steps) as tuned:
+            said = self.answers(model, self.statements("test", arm))
         right = [float(one == label) for one, label in zip(said, self.labels, strict=True)]
-        lines = (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()
-        shutil.rmtree(folder)
         return Outcome(
-            metrics={"said true": float(np.mean(said))}, items={"accuracy": right},
-            steps=len(lines), samples=sum(json.loads(line)["samples"] for line in lines),
+            metrics={"said true": float(np.mean(said))}, items={"accuracy": right}, steps=tuned.steps,
+            samples=tuned.samples,
         )  # fmt: skip
 
     def stage(self, model: VLGPTForConditionalGeneration, arm: str, seed: int) -> Stage:

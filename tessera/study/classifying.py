@@ -5,8 +5,6 @@ The arms of such a study see the same pictures in the same order and differ in t
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,6 +22,7 @@ from tessera.evaluate.classification import hits
 from tessera.files import short_hash
 from tessera.models.classifier import ImageClassifier
 from tessera.study.design import Outcome
+from tessera.study.training import trained
 from tessera.train.classification import SMOOTHING, classification_stage, picture_loader
 from tessera.train.engine import Stage, Trainer
 from tessera.train.optim import Optimiser
@@ -135,18 +134,16 @@ def learn(
     Returns:
         The classifier in evaluation mode, the steps taken and the pictures seen.
     """
-    made: list[ImageClassifier] = []
 
     def stages() -> Iterator[Stage]:
-        made.append(make())
-        loader = picture_loader(train, made[0].config.classes, pixels, lesson.batch, seed=seed)
+        model = make()
+        loader = picture_loader(train, model.config.classes, pixels, lesson.batch, seed=seed)
         optimiser = Optimiser(kind=lesson.kind, lr=lesson.lr)
-        yield classification_stage(made[0], loader, lesson.steps, optimiser=optimiser, smoothing=lesson.smoothing)
+        yield classification_stage(model, loader, lesson.steps, optimiser=optimiser, smoothing=lesson.smoothing)
 
-    Trainer(work, config=asdict(lesson), seed=seed, resume=True).run(stages(), lesson.steps)
-    lines = [json.loads(line) for line in (work / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
-    shutil.rmtree(work)
-    return made[0].eval(), len(lines), sum(line["samples"] for line in lines)
+    trainer = Trainer(work, config=asdict(lesson), seed=seed, resume=True)
+    with trained(trainer, stages(), lesson.steps) as run:
+        return run.model.eval(), run.steps, run.samples
 
 
 def judge(

@@ -21,7 +21,6 @@ from transformers import (
     AutoModelForImageTextToText,
     Cache,
     GenerationConfig,
-    GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteriaList,
@@ -36,13 +35,13 @@ from tessera.models.folder import read_config
 from tessera.models.injected.configuration import InjectedLMConfig
 from tessera.models.injected.prefix import Prefix, grown_mask, word_mask
 from tessera.models.lvlm.generation import within_context
-from tessera.models.lvlm.language import learned_words, new_language_model, own_attention, read_language_model
+from tessera.models.lvlm.language import learned_words
 from tessera.models.lvlm.layers import decoder_of
 from tessera.models.lvlm.outputs import LVLMOutput
+from tessera.models.lvlm.seeing import SeeingLanguageModel
 from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.vision.base import VisionBackbone
-from tessera.vision.registry import create as create_backbone
 from tessera.weights import load_state, shapes_in
 
 LOSS_WEIGHT = 0.1  # of the sum over a row's words, in the official code
@@ -61,7 +60,7 @@ class SoftPrompt(nn.Module):
         return self.table.weight if self.mlp is None else self.mlp(self.table.weight)
 
 
-class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class InjectedLMForConditionalGeneration(SeeingLanguageModel):
     """Encoder and language model are frozen and stay in evaluation mode; connector and prompt are trained.
 
     Args:
@@ -74,12 +73,6 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     config: InjectedLMConfig
     config_class = InjectedLMConfig
-    main_input_name = "input_ids"
-    input_modalities = ["text", "image"]
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(
         self,
@@ -87,10 +80,7 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vision: VisionBackbone | None = None,
         language_model: PreTrainedModel | None = None,
     ) -> None:
-        super().__init__(config)
-        self.vision: VisionBackbone = AutoModel.from_config(config.vision_config) if vision is None else vision
-        self.language_model = new_language_model(config.text_config) if language_model is None else language_model
-        config.text_config = self.language_model.config
+        super().__init__(config, vision, language_model)
         decoder_of(self.language_model)  # refuses what cannot be injected into before anything is trained
         count = min(config.levels, 1) if config.shared_connector else config.levels
         width = config.text_config.hidden_size
@@ -101,8 +91,6 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         self.post_init()
         self._freeze()
-        if language_model is not None and language_model.generation_config is not None:
-            self.generation_config = language_model.generation_config
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
@@ -115,27 +103,6 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _freeze(self) -> None:
         self.vision.requires_grad_(False)
         self.language_model.requires_grad_(False)
-
-    @classmethod
-    def from_parts(
-        cls, vision: str | VisionBackbone, language_model: str | PreTrainedModel, **fields: Any
-    ) -> InjectedLMForConditionalGeneration:
-        """A new connector and a new prompt between an encoder and a language model.
-
-        Args:
-            vision: a name or a folder for `tessera.vision.registry.create`, or a ready backbone.
-            language_model: a folder of a causal language model of transformers, or a ready one.
-            fields: those of `InjectedLMConfig`.
-
-        Raises:
-            UserError: a name that does not exist, or values that do not suit the parts.
-            CheckpointError: a folder that holds no such part, or a damaged one.
-        """
-        eyes = create_backbone(vision) if isinstance(vision, str) else vision
-        words = read_language_model(language_model) if isinstance(language_model, str) else language_model
-        with own_attention(words):
-            config = InjectedLMConfig(vision_config=eyes.config, text_config=words.config, **fields)
-        return cls(config, eyes, words)
 
     @classmethod
     def from_trained(
@@ -173,14 +140,6 @@ class InjectedLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision.eval()
         self.language_model.eval()
         return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's table of words."""
-        return self.language_model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.get_output_embeddings()
 
     @property
     def pixels(self) -> Pixels:

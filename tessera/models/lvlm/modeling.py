@@ -8,17 +8,15 @@ C width of what the connector reads, d width of the language model.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     Cache,
     GenerationConfig,
-    GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteriaList,
@@ -29,26 +27,18 @@ from tessera.connect.registry import create as create_connector
 from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import positions_within
 from tessera.layers.placeholders import fill
-from tessera.models.adapters import refuse_adapters
 from tessera.models.lvlm.configuration import LVLMConfig
 from tessera.models.lvlm.generation import never_a_picture, repeat_pictures, within_context
 from tessera.models.lvlm.inside import Inside, sequences
-from tessera.models.lvlm.language import (
-    learned_words,
-    new_language_model,
-    own_attention,
-    packed_mask,
-    read_language_model,
-    takes_positions,
-)
+from tessera.models.lvlm.language import learned_words, packed_mask, takes_positions
 from tessera.models.lvlm.outputs import LVLMOutput
+from tessera.models.lvlm.seeing import SeeingLanguageModel
 from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.vision.base import VisionBackbone, VisionOutput
-from tessera.vision.registry import create as create_backbone
 
 
-class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class LVLMForConditionalGeneration(SeeingLanguageModel):
     """Encoder, connector and language model. Which of them train is the stage's choice; an encoder in which nothing
     trains stays in evaluation mode.
 
@@ -62,12 +52,6 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     config: LVLMConfig
     config_class = LVLMConfig
-    main_input_name = "input_ids"
-    input_modalities = ["text", "image"]
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(
         self,
@@ -76,10 +60,7 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         language_model: PreTrainedModel | None = None,
         connector: Connector | None = None,
     ) -> None:
-        super().__init__(config)
-        self.vision: VisionBackbone = AutoModel.from_config(config.vision_config) if vision is None else vision
-        self.language_model = new_language_model(config.text_config) if language_model is None else language_model
-        config.text_config = self.language_model.config  # one object, so that resizing the vocabulary reaches both
+        super().__init__(config, vision, language_model)
         if connector is None:
             table: Any = self.get_input_embeddings()
             read = self.vision.width * max(1, len(config.vision_feature_layers))
@@ -93,29 +74,6 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.num_image_tokens()  # refuses a connector that the grid does not suit before anything is trained
         self.inside = self._inside()
         self.post_init()
-        if language_model is not None and language_model.generation_config is not None:
-            self.generation_config = language_model.generation_config
-
-    @classmethod
-    def from_parts(
-        cls, vision: str | VisionBackbone, language_model: str | PreTrainedModel, **fields: Any
-    ) -> LVLMForConditionalGeneration:
-        """A new connector between an encoder and a language model.
-
-        Args:
-            vision: a name or a folder for `tessera.vision.registry.create`, or a ready backbone.
-            language_model: a folder of a causal language model of transformers, or a ready one.
-            fields: those of `LVLMConfig`.
-
-        Raises:
-            UserError: a name or an option that does not exist.
-            CheckpointError: a folder that holds no such part, or a damaged one.
-        """
-        eyes = create_backbone(vision) if isinstance(vision, str) else vision
-        words = read_language_model(language_model) if isinstance(language_model, str) else language_model
-        with own_attention(words):
-            config = LVLMConfig(vision_config=eyes.config, text_config=words.config, **fields)
-        return cls(config, eyes, words)
 
     def train(self, mode: bool = True) -> LVLMForConditionalGeneration:
         """As everywhere, but a frozen encoder keeps its statistics and drops nothing."""
@@ -123,31 +81,6 @@ class LVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not any(parameter.requires_grad for parameter in self.vision.parameters()):
             self.vision.eval()
         return self
-
-    def save_pretrained(self, save_directory: str | PathLike[Any], *arguments: Any, **options: Any) -> None:
-        """As everywhere. Adapters are merged first.
-
-        Raises:
-            UserError: adapters are not merged yet.
-        """
-        refuse_adapters(self)
-        super().save_pretrained(save_directory, *arguments, **options)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's table of words."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Give the language model another table of words."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Give the language model another head."""
-        self.language_model.set_output_embeddings(new_embeddings)
 
     def num_image_tokens(self, height: int | None = None, width: int | None = None) -> int:
         """N of a picture of height x width pixels, by default of the size that the encoder is made for.

@@ -6,19 +6,18 @@ width.
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModel, LlamaForCausalLM
 from transformers import initialization as init
 
 from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import block_causal, positions_within
 from tessera.layers.placeholders import fill
 from tessera.layers.standardise import Reweigh, Standardise
-from tessera.models.adapters import refuse_adapters
+from tessera.models.around import AroundLanguageModel
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
@@ -29,7 +28,7 @@ from tessera.objectives.routing import route
 from tessera.tokenizers.causal import Conditions
 
 
-class VLGPTForConditionalGeneration(PreTrainedModel):
+class VLGPTForConditionalGeneration(AroundLanguageModel):
     """The whole of VL-GPT except the diffusion model that paints: image tokenizer, language model, regression
     head.
 
@@ -47,12 +46,7 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
 
     config: VLGPTConfig
     config_class = VLGPTConfig
-    main_input_name = "input_ids"
-    input_modalities = ["text", "image"]
-    supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "DecoderBlock", "CLIPEncoderLayer"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(
         self,
@@ -112,23 +106,6 @@ class VLGPTForConditionalGeneration(PreTrainedModel):
         # Again here, because from_pretrained makes new parameters and then calls eval().
         self.image_tokenizer.eval().requires_grad_(False)
         return self
-
-    def save_pretrained(self, save_directory: str | PathLike[Any], *arguments: Any, **options: Any) -> None:
-        """As everywhere. Adapters are merged first: beside them weights have names that no plain model loads.
-
-        Raises:
-            UserError: adapters are not merged yet.
-        """
-        refuse_adapters(self)
-        super().save_pretrained(save_directory, *arguments, **options)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's table of words."""
-        return self.language_model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.get_output_embeddings()
 
     @torch.no_grad()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
