@@ -16,7 +16,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from tessera.adapt.prompted_clip import PromptedCLIP, load_prompts, save_prompts
 from tessera.cards import read_card, write_card
-from tessera.classifier import Classifier
+from tessera.classifier import NamesPictures
 from tessera.data.images import Pixels
 from tessera.data.sample import Image, Still
 from tessera.errors import CheckpointError, UserError
@@ -31,7 +31,7 @@ PROMPTS = "prompts.safetensors"
 
 
 @dataclass
-class PromptedClassifier(Classifier):
+class PromptedClassifier(NamesPictures):
     """A PromptedCLIP with the way that pictures enter it.
 
     Args:
@@ -43,11 +43,6 @@ class PromptedClassifier(Classifier):
 
     def __post_init__(self) -> None:
         self.pixels = pixels_of(self.model.clip)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.model.classes
 
     def renamed(self, classes: Sequence[str]) -> PromptedClassifier:
         """The same prompts over other classes. Raises UserError where a name cannot be read."""

@@ -19,15 +19,19 @@ def plain(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def unknown(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
-    """Characters of `name` that the tokenizer has no piece for, or takes for a mark of its own; empty where it knows
-    them all."""
-    read = tokenizer(name, add_special_tokens=False, return_offsets_mapping=True)
+def unknown(tokenizer: PreTrainedTokenizerFast, name: str) -> list[str]:
+    """Words of `name` that the tokenizer has no pieces for, in whole or in part, or takes for marks of its own."""
+    return [word for word in name.split() if not _covered(tokenizer, word)]
+
+
+def _covered(tokenizer: PreTrainedTokenizerFast, word: str) -> bool:
+    """Whether pieces other than marks stand for every letter; some tokenizers drop what they do not know."""
+    read = tokenizer(word, add_special_tokens=False, return_offsets_mapping=True)
     known: set[int] = set()
     for piece, (start, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
         if piece not in tokenizer.all_special_ids:
             known.update(range(start, end))
-    return "".join(letter for place, letter in enumerate(name) if place not in known and not letter.isspace())
+    return known >= set(range(len(word)))
 
 
 def lead(tokenizer: PreTrainedTokenizerFast, template: str) -> list[int]:
@@ -48,7 +52,7 @@ def read_names(
         longest: positions that the text tower has.
 
     Raises:
-        UserError: two classes of one name or none; a name that is empty, has characters that the tokenizer does not
+        UserError: two classes of one name or none; a name that is empty, has words that the tokenizer does not
             know, or is too long; a template without a place for the name.
     """
     if len(set(classes)) != len(classes) or not classes:
@@ -61,7 +65,7 @@ def read_names(
         text = plain(name)
         strange = unknown(tokenizer, text)
         if strange or not text:
-            what = f"{strange[:20]!r} in it is no piece of its vocabulary" if strange else "it is empty"
+            what = f"{strange[0]!r} in it is not of its vocabulary" if strange else "it is empty"
             raise UserError(f"the tokenizer cannot read the class name {name!r}: {what}; rename the class")
         if prompts <= len(words):
             rows.append(tokenizer(template.format(text))["input_ids"])

@@ -89,6 +89,12 @@ class PromptedCLIP(nn.Module):
         other = PromptedCLIP(self.clip, self.tokenizer, classes, self.learner, self.template)
         return other.train(self.training)
 
+    def train(self, mode: bool = True) -> PromptedCLIP:
+        """The mode of the prompts; CLIP stays in evaluation mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where pictures are looked at."""

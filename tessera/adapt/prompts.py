@@ -158,7 +158,7 @@ class PromptLearner(nn.Module):
         found = [prompt[None] for prompt in self.text]
         if self.conditional is not None:
             assert seen is not None
-            found[0] = found[0] + self.conditional(seen)[:, None]
+            found[0] = found[0] + self.conditional(seen.to(self.text[0].dtype))[:, None]
         return found
 
     def vision_prompts(self) -> list[Tensor]:

@@ -47,7 +47,7 @@ def base_and_novel(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, 
 
 def harmonic_mean(base: float, novel: float) -> float:
     """2 * base * novel / (base + novel), 0 where both are. Over several data sets it is taken of the two averages."""
-    return 2 * base * novel / (base + novel) if base + novel else 0.0
+    return float(2 * base * novel / (base + novel)) if base + novel else 0.0
 
 
 class Part:

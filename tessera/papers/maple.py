@@ -78,6 +78,22 @@ class Recipe:
     optimiser: Optimiser
     augment: Augment = Augment()
 
+    def length(self, pictures: int) -> int:
+        """Steps that the training takes."""
+        return self.steps or self.epochs * -(-pictures // self.batch)
+
+    def stage(self, model: PromptedCLIP, train: Source, **places: int) -> Stage:
+        """The stage that trains the prompts of `model` on the pictures `train`.
+
+        Args:
+            places: `seed`, `rank`, `world_size` and `workers` of the loader.
+        """
+        pixels = replace(pixels_of(model.clip), augment=self.augment)
+        return classification_stage(
+            model, picture_loader(train, model.classes, pixels, self.batch, **places), self.length(len(train)),
+            name="prompts", optimiser=self.optimiser, smoothing=0.0, trainable=(LEARNED,),
+        )  # fmt: skip
+
 
 RECIPES = {
     "mini": Recipe(epochs=10, batch=16, optimiser=Optimiser(lr=2e-3)),
@@ -166,22 +182,15 @@ class MaPLePaper(Paper):
         new = partial(PromptedCLIP.over, clip, tokenizer, learned, asked, recipe.template)
         for world in sets.values():  # what cannot be is said before anything is written
             new().renamed(world.classes)
-        steps = recipe.steps or recipe.epochs * -(-len(train) // recipe.batch)
         trainer = self.trainer(options, recipe)
         made: list[PromptedCLIP] = []
+        places = {"seed": options.seed, "rank": trainer.rank, "world_size": trainer.world}
 
         def stages() -> Iterator[Stage]:
             made.append(new())  # here the engine has seeded the generators
-            pixels = replace(pixels_of(clip), augment=recipe.augment)
-            loader = picture_loader(
-                train, learned, pixels, recipe.batch, seed=options.seed, rank=trainer.rank, world_size=trainer.world,
-                workers=options.workers or 0,
-            )  # fmt: skip
-            yield classification_stage(
-                made[0], loader, steps, name="prompts", optimiser=recipe.optimiser, smoothing=0.0, trainable=(LEARNED,)
-            )
+            yield recipe.stage(made[0], train, workers=options.workers or 0, **places)
 
-        trainer.run(stages(), steps)
+        trainer.run(stages(), recipe.length(len(train)))
         folder = options.out / "model"
         if trainer.main:
             prompted = PromptedClassifier(made[0].eval(), name)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,16 @@ from tessera.data.worlds.scenes.graph import COLOURS, SHAPES, TEXTURES, SceneObj
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError, nearest
 from tessera.evaluate.generalisation import Part, base_and_novel, harmonic_mean, transfer
+from tessera.files import short_hash
 from tessera.papers.registry import say
 from tessera.prompted import pixels_of, read_clip
-from tessera.study.classifying import Lesson, Remembered, learn
+from tessera.study.classifying import Lesson, learn
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
+from tessera.train.select import choose_precision
 
 SLUG = "maple"
 CLIP = "mini/clip"
-SIZE = 64
 SHOTS = 16
 ARMS = tuple(method for method in METHODS if method != "maple-shared")
 GAIN = "base gain"  # of a picture's being named rightly over what the plain CLIP says of it
@@ -120,13 +121,17 @@ class Things:
         self.classes, self.label = KINDS[kind]
         self.kind, self.style = kind, style
         self.world = ScenesWorld(train_pictures=train_pictures, heldout_pictures=heldout_pictures, counts=(1.0,))
-        self._sources: dict[Split, Remembered] = {}
+        self._drawn: dict[tuple[Split, int], PIL.Image] = {}
 
     def source(self, task: str, split: Split = "train") -> Source:
-        """The samples of one split; each picture is drawn once. There is one task."""
-        if split not in self._sources:
-            self._sources[split] = Remembered(_ThingsSource(f"{self.name}/{split}", self, split), SIZE)
-        return self._sources[split]
+        """The samples of one split; there is one task."""
+        return _ThingsSource(f"{self.name}/{split}", self, split)
+
+    def drawn(self, split: Split, index: int) -> PIL.Image:
+        """A picture, drawn when it is first looked at."""
+        if (split, index) not in self._drawn:
+            self._drawn[split, index] = STYLES[self.style](self.world.image(split, index).pil())
+        return self._drawn[split, index]
 
 
 @dataclass
@@ -139,10 +144,9 @@ class _ThingsSource:
         return self.things.world.pictures[self.split]
 
     def __getitem__(self, index: int, /) -> Sample:
-        world, style = self.things.world, self.things.style
-        drawn = world.image(self.split, index)
-        picture = Image(lambda: STYLES[style](drawn.pil()), key=f"{drawn.key}/{style}")
-        return pair(picture, self.things.label(world.scene(self.split, index).objects[0]), id=f"{self.name}/{index}")
+        (thing,) = self.things.world.scene(self.split, index).objects
+        picture = Image(partial(self.things.drawn, self.split, index), key=f"{self.name}/{index}")
+        return pair(picture, self.things.label(thing), id=f"{self.name}/{index}")
 
     def fingerprint(self) -> str:
         plain = self.things.world.source("pairs", self.split).fingerprint()
@@ -187,6 +191,7 @@ class Bench:
             "classes": list(self.learned.classes),
             "judged on": {name: world.source(TASK, "heldout").fingerprint() for name, world in self.sets.items()},
             "budget": asdict(self.budget),
+            "precision": choose_precision("auto", self.clip.device),
         }
 
     @cached_property
@@ -202,7 +207,7 @@ class Bench:
             shots = Few(self.learned.source(TASK), self.learned.classes, SHOTS, seed)
             model, steps, samples = learn(
                 lambda: self.prompted(arm), shots, self.pixels, self.budget.lesson, seed=seed,
-                work=self.work / "training" / f"{arm}-seed-{seed}", trainable=(LEARNED,),
+                work=self.work / "training" / f"{short_hash([arm, self.config])}-seed-{seed}", trainable=(LEARNED,),
             )  # fmt: skip
             right = transfer(model.eval(), self.sets, self.pixels)
         items = {name: hits.tolist() for name, hits in right.items()}

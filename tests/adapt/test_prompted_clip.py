@@ -262,7 +262,7 @@ def test_what_is_no_file_of_fitting_prompts_is_refused_by_a_sentence(
 @pytest.mark.parametrize(
     ("classes", "sentence"),
     [
-        (["owl", "a </s> b"], "cannot read the class name 'a </s> b': '</s>' in it is no piece of its vocabulary"),
+        (["owl", "a </s> b"], "cannot read the class name 'a </s> b': '</s>' in it is not of its vocabulary"),
         (["owl", " _ "], "cannot read the class name ' _ ': it is empty"),
         (["owl", "owl"], "classes need different names"),
         ([], "classes need different names"),
@@ -285,7 +285,7 @@ def test_letters_that_a_vocabulary_lacks_are_named(clip: CLIPModel, mark: str | 
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token=mark)
     assert PromptedCLIP.over(clip, tokenizer, ["naive owl"]).ids.shape[0] == 1
-    with pytest.raises(UserError, match="class name 'naïve owl': 'ï' in it is no piece of its vocabulary"):
+    with pytest.raises(UserError, match="class name 'naïve owl': 'naïve' in it is not of its vocabulary"):
         PromptedCLIP.over(clip, tokenizer, ["naïve owl"])
 
 

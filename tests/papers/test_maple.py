@@ -208,7 +208,7 @@ def test_arms_learn_from_the_same_shots_and_the_plain_clip_gains_nothing_on_itse
         assert outcome.names == sorted([GAIN, "base", "harmonic mean", "mean of sets", "novel"])
         assert outcome.value("base") - outcomes["zero-shot"].value("base") == pytest.approx(outcome.value(GAIN))
         assert len(outcome.items["base"]) + len(outcome.items["novel"]) == TINY.heldout_pictures
-    assert not (tmp_path / "training/maple-seed-0").exists()
+    assert not [*(tmp_path / "training").iterdir()]
 
 
 def test_dusk_is_darker_than_day_and_classes_say_what_is_seen() -> None:

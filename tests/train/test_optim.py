@@ -110,7 +110,7 @@ def test_sgd_moves_by_gradient_and_decay_gathered_in_momentum():
 
 
 def test_unknown_kinds_and_shares_are_refused():
-    with pytest.raises(UserError, match="unknown optimiser 'sgd'"):
-        Optimiser(kind="sgd")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="unknown optimiser 'lion'"):
+        Optimiser(kind="lion")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not 100"):
         Optimiser(warmup=100)
