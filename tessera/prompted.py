@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,8 @@ class _Eyes:
 
 def pixels_of(clip: CLIPModel) -> Pixels:
     """How pictures enter a CLIP."""
-    return Pixels(clip.config.vision_config.image_size)
+    vision: Any = clip.vision_model.config
+    return Pixels(vision.image_size)
 
 
 def read_clip(name: str, dtype: torch.dtype = torch.float32) -> tuple[CLIPModel, PreTrainedTokenizerFast]:

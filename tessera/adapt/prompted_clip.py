@@ -57,7 +57,7 @@ class PromptedCLIP(nn.Module):
         self.clip = clip.eval().requires_grad_(False)
         self.learner, self.tokenizer, self.template = learner, tokenizer, template
         self.classes = tuple(classes)
-        longest = clip.config.text_config.max_position_embeddings
+        longest = clip.text_model.config.max_position_embeddings
         ids = read_names(tokenizer, self.classes, learner.prompts.text, longest, template)
         self.register_buffer("ids", ids, persistent=False)
         self.to(clip.device)

@@ -89,11 +89,11 @@ class Sizes:
     @classmethod
     def of(cls, config: CLIPConfig) -> "Sizes":
         """Those of a CLIP."""
-        text: Any = config.text_config
-        vision: Any = config.vision_config
+        whole: Any = config
+        text, vision = whole.text_config, whole.vision_config
         return cls(
             text_width=text.hidden_size, vision_width=vision.hidden_size, text_layers=text.num_hidden_layers,
-            vision_layers=vision.num_hidden_layers, joint_width=config.projection_dim,
+            vision_layers=vision.num_hidden_layers, joint_width=whole.projection_dim,
         )  # fmt: skip
 
 
