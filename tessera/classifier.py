@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import torch
@@ -30,27 +30,19 @@ KIND = "image-classifier"
 Guess = tuple[str, float]
 
 
-@dataclass
-class Classifier:
-    """An ImageClassifier with the way that pictures enter it.
+class NamesPictures:
+    """What a model that names classes is asked, with the way that pictures enter it."""
 
-    Attributes:
-        pixels: as the model's configuration says.
-    """
-
-    model: ImageClassifier
-    pixels: Pixels = field(init=False)
+    model: Any  # a NamesClasses
+    pixels: Pixels
 
     abilities: ClassVar[tuple[str, ...]] = ("classify", "embed")
-
-    def __post_init__(self) -> None:
-        config = self.model.config
-        self.pixels = Pixels(config.image_size, tuple(config.image_mean), tuple(config.image_std), fit=config.fit)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return self.model.config.classes
+        found: tuple[str, ...] = self.model.classes
+        return found
 
     @overload
     def classify(self, images: Still, *, top: int = 5) -> list[Guess]: ...
@@ -66,6 +58,22 @@ class Classifier:
             for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         return found[0] if single else found
+
+
+@dataclass
+class Classifier(NamesPictures):
+    """An ImageClassifier with the way that pictures enter it.
+
+    Attributes:
+        pixels: as the model's configuration says.
+    """
+
+    model: ImageClassifier
+    pixels: Pixels = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        self.pixels = Pixels(config.image_size, tuple(config.image_mean), tuple(config.image_std), fit=config.fit)
 
     def embed(self, inputs: Sequence[Still]) -> np.ndarray:
         """Feature vectors float32 [n, C] of pictures: what the head reads.

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("study", "vision_chat"),
     ("zoo",),  # its cards carry the study's intervals and machine
     ("assistant", "classifier", "answerer", "augmented"),
+    ("prompted",),  # a classifier whose classes are named
     ("loading",),
     ("papers",),
     ("app", "serve", "harness"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tessera.data.images import Pixels
 from tessera.data.source import Source
-from tessera.models.classifier import ImageClassifier
+from tessera.models.classifier import NamesClasses
 
 BATCH = 128  # pictures that are looked at together
 
@@ -30,16 +30,16 @@ def look(module: Any, pictures: Iterable[PIL.Image], pixels: Pixels) -> Iterator
         yield module(torch.from_numpy(arrays).to(module.device, module.dtype))
 
 
-def probabilities(model: ImageClassifier, pictures: Iterable[PIL.Image], pixels: Pixels) -> Tensor:
+def probabilities(model: NamesClasses, pictures: Iterable[PIL.Image], pixels: Pixels) -> Tensor:
     """Float [n, K] on the CPU. The model is in evaluation mode."""
     parts = [out.logits.float().softmax(-1).cpu() for out in look(model, pictures, pixels)]
-    return torch.cat(parts) if parts else torch.zeros(0, len(model.config.classes))
+    return torch.cat(parts) if parts else torch.zeros(0, len(model.classes))
 
 
-def hits(model: ImageClassifier, source: Source, pixels: Pixels) -> np.ndarray:
+def hits(model: NamesClasses, source: Source, pixels: Pixels) -> np.ndarray:
     """For each sample of a source of pictures with class names, 1.0 where the likeliest class is its own, else 0.0."""
     samples = [source[place] for place in range(len(source))]
     guessed = probabilities(model, (sample.images[0].pil() for sample in samples), pixels).argmax(-1)
-    classes = model.config.classes
+    classes = model.classes
     right = [classes[place] == sample.text for place, sample in zip(guessed.tolist(), samples, strict=True)]
     return np.array(right, dtype=np.float64)

@@ -6,7 +6,7 @@ Legend: B pictures, C width of the backbone, K classes.
 # No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are strings.
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,22 @@ from tessera.vision.registry import create, import_architectures
 from tessera.vision.vit import PlainViT
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class NamesClasses(Protocol):
+    """What is trained and judged by which of its classes a picture shows."""
+
+    training: bool
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes in the order of the logits."""
+        ...
+
+    def __call__(self, pixel_values: Tensor, /) -> Any:
+        """Pictures [B, channels, H, W] -> something with `logits` [B, K]."""
+        ...
+
 
 import_architectures()  # so that a folder with any of them inside can be read
 
@@ -132,6 +148,11 @@ class ImageClassifier(PreTrainedModel):
         model.head.load_state_dict(self.head.state_dict())
         model.head.to(self.head.weight)
         return model.eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes in the order of the logits."""
+        return self.config.classes
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool = False

@@ -5,13 +5,14 @@ The arms of such a study see the same pictures in the same order and differ in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from tessera.data.images import Pixels, fit_square
 from tessera.data.labelled import ClassesWorld
@@ -29,6 +30,8 @@ from tessera.train.optim import Optimiser
 from tessera.train.select import choose_precision
 
 METRIC = "accuracy"
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Remembered:
@@ -123,23 +126,28 @@ class PictureBench:
 
 
 def learn(
-    make: Callable[[], ImageClassifier], train: Source, pixels: Pixels, lesson: Lesson, *, seed: int, work: Path
-) -> tuple[ImageClassifier, int, int]:
+    make: Callable[[], M], train: Source, pixels: Pixels, lesson: Lesson, *, seed: int, work: Path,
+    trainable: Sequence[str] = ("*",),
+) -> tuple[M, int, int]:  # fmt: skip
     """Train a classifier on pairs of a picture and the name of its class.
 
     Args:
-        make: the classifier; it is called with PyTorch's generator seeded, so that new weights follow from `seed`.
+        make: the classifier, a `NamesClasses`; it is called with PyTorch's generator seeded, so that new weights follow
+            from `seed`.
         work: a folder in which a stopped training of the same lesson and seed is found again; it is deleted at the end.
+        trainable: patterns of the parameters that learn.
 
     Returns:
         The classifier in evaluation mode, the steps taken and the pictures seen.
     """
 
     def stages() -> Iterator[Stage]:
-        model = make()
-        loader = picture_loader(train, model.config.classes, pixels, lesson.batch, seed=seed)
-        optimiser = Optimiser(kind=lesson.kind, lr=lesson.lr)
-        yield classification_stage(model, loader, lesson.steps, optimiser=optimiser, smoothing=lesson.smoothing)
+        model: Any = make()
+        loader = picture_loader(train, model.classes, pixels, lesson.batch, seed=seed)
+        yield classification_stage(
+            model, loader, lesson.steps, optimiser=Optimiser(kind=lesson.kind, lr=lesson.lr),
+            smoothing=lesson.smoothing, trainable=trainable,
+        )  # fmt: skip
 
     trainer = Trainer(work, config=asdict(lesson), seed=seed, resume=True)
     with trained(trainer, stages(), lesson.steps) as run:

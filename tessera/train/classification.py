@@ -1,6 +1,6 @@
 """Learning which class a picture shows: its loader and its stage.
 
-loader = picture_loader(world.source("classes"), model.config.classes, pixels, batch=64)
+loader = picture_loader(world.source("classes"), model.classes, pixels, batch=64)
 trainer.run([classification_stage(model, loader, steps=500, mixing=Mixing())])
 """
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tessera.data.images import Pixels
 from tessera.data.loader import Loader, Samples
 from tessera.data.sample import Sample
 from tessera.data.source import Source
 from tessera.errors import BadSample
-from tessera.models.classifier import ImageClassifier
 from tessera.objectives.classification import Mixing, class_cross_entropy
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
@@ -55,11 +55,12 @@ def picture_loader(
 
 
 def classification_stage(
-    model: ImageClassifier, loader: Loader[dict[str, Any]], steps: int, *, name: str = "classify",
+    model: nn.Module, loader: Loader[dict[str, Any]], steps: int, *, name: str = "classify",
     optimiser: Optimiser | None = None, smoothing: float = SMOOTHING, mixing: Mixing | None = None,
     accumulate: int = 1, average: float | None = None, trainable: Sequence[str] = ("*",),
 ) -> Stage:  # fmt: skip
-    """The stage that trains `model` on the batches of `picture_loader`. Drop path is of the backbone's configuration.
+    """The stage that trains `model`, a `NamesClasses`, on the batches of `picture_loader`. Drop path is of the
+    backbone's configuration.
 
     Args:
         smoothing: of the labels, see `class_cross_entropy`.
@@ -69,7 +70,7 @@ def classification_stage(
     def objective(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
         pictures, targets = batch["pixel_values"], batch["labels"]
         if mixing is not None and model.training:
-            pictures, targets = mixing(pictures, targets, len(model.config.classes))
+            pictures, targets = mixing(pictures, targets, len(model.classes))
         loss = class_cross_entropy(model(pictures).logits, targets, smoothing)
         return {"classes": (loss.total, loss.number)}
 

@@ -114,9 +114,10 @@ class Optimiser:
     """How weights are updated.
 
     Args:
-        kind: "adamw"; "muon" for Muon on the hidden matrices and AdamW on the rest; or "bertadam", BERT's Adam with its
-            own schedule, straight lines up and down, and decay on every parameter.
-        lr: highest learning rate of AdamW.
+        kind: "adamw"; "muon" for Muon on the hidden matrices and AdamW on the rest; "bertadam", BERT's Adam with its
+            own schedule, straight lines up and down, and decay on every parameter; or "sgd", whose momentum is the
+            first of `betas` and whose decay, on every parameter, is part of the gradient.
+        lr: highest learning rate of all but Muon.
         muon_lr: highest learning rate of Muon, about that of the update's spectral norm.
         weight_decay: decoupled, on matrices and kernels, not on vectors.
         warmup: share of the stage's steps over which the rate climbs from zero.
@@ -125,7 +126,7 @@ class Optimiser:
         factors: parameter name pattern -> factor on the rate; the first pattern that fits counts.
     """
 
-    kind: Literal["adamw", "muon", "bertadam"] = "adamw"
+    kind: Literal["adamw", "muon", "bertadam", "sgd"] = "adamw"
     lr: float = 1e-3
     muon_lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
@@ -136,8 +137,8 @@ class Optimiser:
     factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("adamw", "muon", "bertadam"):
-            raise UserError(f"unknown optimiser {self.kind!r}; known are 'adamw', 'bertadam' and 'muon'")
+        if self.kind not in ("adamw", "muon", "bertadam", "sgd"):
+            raise UserError(f"unknown optimiser {self.kind!r}; known are 'adamw', 'bertadam', 'muon' and 'sgd'")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is a share of the steps in [0, 1), not {self.warmup}")
 
@@ -163,6 +164,8 @@ class Optimiser:
             groups = self._groups(rest, names, self.lr)
             if self.kind == "bertadam":
                 return [BertAdam(groups, lr=self.lr, betas=self.betas)]
+            if self.kind == "sgd":
+                return [torch.optim.SGD(groups, lr=self.lr, momentum=self.betas[0])]
             fused = all(parameter.device.type in ("cpu", "cuda") for parameter in rest)
             built.append(torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused))
         if hidden:
@@ -175,7 +178,7 @@ class Optimiser:
         for parameter in parameters:
             name = names[id(parameter)]
             factor = next((f for pattern, f in self.factors.items() if fnmatchcase(name, pattern)), 1.0)
-            groups[factor, is_matrix(parameter) or self.kind == "bertadam"].append(parameter)
+            groups[factor, is_matrix(parameter) or self.kind in ("bertadam", "sgd")].append(parameter)
         return [
             {"params": members, "lr": lr * factor, "initial_lr": lr * factor,
              "weight_decay": self.weight_decay if decays else 0.0}

@@ -96,8 +96,21 @@ def test_an_average_moves_by_the_rest_of_its_decay_and_comes_back_from_its_tenso
     assert torch.equal(average.weights["0.weight"], before["0.weight"])
 
 
+def test_sgd_moves_by_gradient_and_decay_gathered_in_momentum():
+    vector = nn.Module()
+    vector.weight = nn.Parameter(torch.tensor([2.0, -1.0]))
+    (built,) = Optimiser(kind="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=0.5).build(vector)
+    velocity, value = torch.zeros(2), torch.tensor([2.0, -1.0])
+    for gradient in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])):
+        vector.weight.grad = gradient
+        built.step()
+        velocity = 0.9 * velocity + gradient + 0.5 * value
+        value = value - 0.1 * velocity
+        torch.testing.assert_close(vector.weight.detach(), value)
+
+
 def test_unknown_kinds_and_shares_are_refused():
-    with pytest.raises(UserError, match="unknown optimiser 'sgd'"):
-        Optimiser(kind="sgd")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="unknown optimiser 'lion'"):
+        Optimiser(kind="lion")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not 100"):
         Optimiser(warmup=100)

@@ -1,0 +1,1 @@
+"""Ways to adapt a trained model that leave its own weights as they are."""
