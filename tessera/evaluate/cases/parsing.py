@@ -13,7 +13,10 @@ from tessera.evaluate.cases.schema import letters
 
 _BRACKETS = re.compile(r"\[\s*\[(.*?)\]\s*\]", re.DOTALL)
 _QUOTES = " \t\r\n'\"`´‘’“”*_"
-_NEGATED = re.compile(r"(?:\bnot|n't|n’t|\bnor|\brather than|\brules? out|\bruled out|\bexclud\w+)(?:\s+(?:an?|the))?\s*$")
+_NEGATED = re.compile(
+    r"(?:\bnot|n't|n’t|\bnor|\brather than|\brules? out|\bruled out|\bexclud\w+)(?:\s+(?:an?|the))?\s*$"
+)
+_SAID = r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)\b(?:\s+(?:is|would be))?[\s:*'\"(]*([{some}])(?![\w'’])(?!(?<=A)\s+[a-z])"
 
 
 def parse(reply: str, options: Sequence[str]) -> int | None:
@@ -71,9 +74,7 @@ def _lettered(text: str, options: Sequence[str]) -> int | None:
     if len(plain) == 1 and plain.upper() in some:
         return some.index(plain.upper())
     found = re.findall(rf"^\W*([{some}])(?:[).:]|\s*$)", text, re.MULTILINE)
-    found += re.findall(
-        rf"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)\b(?:\s+(?:is|would be))?[\s:*'\"(]*([{some}])(?![\w'’])(?!(?<=A)\s+[a-z])", text
-    )
+    found += re.findall(_SAID.replace("{some}", some), text)
     return some.index(found[0]) if len(set(found)) == 1 else None
 
 

@@ -116,7 +116,10 @@ def unseen(cases: Sequence[Case], plan: Plan) -> dict[str, str]:
 
 
 def run(
-    cases: CaseSet, respondent: Respondent, plan: Plan, out: str | Path,
+    cases: CaseSet,
+    respondent: Respondent,
+    plan: Plan,
+    out: str | Path,
     tell: Callable[[int, int], object] | None = None,
 ) -> list[Answered]:
     """Ask, and keep the replies in `out`/replies.jsonl; what is there already is not asked again, unless nothing came.

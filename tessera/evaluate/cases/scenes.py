@@ -91,10 +91,11 @@ def write_scene_cases(folder: str | Path, count: int = 200, *, leak: float = 0.5
     if Path(folder).exists() and any(Path(folder).iterdir()):
         raise UserError(f"{folder} holds something already; choose another --out")
     folder, world = Path(folder), one_object_world(seed, 1, count)
-    cases = [scene_case(world, "heldout", index, leak, (Path(f"{PICTURES}/{index:05d}.png"),)) for index in range(count)]
+    files = [Path(f"{PICTURES}/{index:05d}.png") for index in range(count)]
+    cases = [scene_case(world, "heldout", index, leak, (file,)) for index, file in enumerate(files)]
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    for index, case in enumerate(cases):
-        world.image("heldout", index).pil().save(folder / case.images[0], format="PNG")
+    for index, file in enumerate(files):
+        world.image("heldout", index).pil().save(folder / file, format="PNG")
     write_text(folder / FILE, "".join(json.dumps(_row(case)) + "\n" for case in cases))
     return folder / FILE
 

@@ -1,5 +1,5 @@
-"""What replies are worth: accuracy with exact and bootstrap intervals, by stratum, beside human readers; refusals counted
-both ways; the same cases in two modes; wrong hints; repeats."""
+"""What replies are worth: accuracy with exact and bootstrap intervals, by stratum, beside human readers; no response
+counted both ways; the same cases in two modes; wrong hints; repeats."""
 
 from __future__ import annotations
 
