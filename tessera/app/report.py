@@ -105,7 +105,7 @@ def _tally(rows: tuple[object, ...]) -> tuple[int, int]:
 def shown(value: float, percent: bool = True) -> str:
     """A score for reading: 0.853 as 85.3 %, other values with three digits."""
     if percent:
-        return f"{100 * value:.1f} %" if abs(value) < 0.9995 else "100 %"
+        return f"{100 * value:.1f} %" if abs(value) < 0.9995 else f"{100 * value:.0f} %"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 

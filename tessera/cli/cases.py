@@ -122,7 +122,7 @@ class CasesVotes:
         if found["votes"]:
             rows.insert(2, ("share of right votes, each vote alike", f"{found['weighted mean']:.1%}"))
         print_table(rows, ("readers", "value"))
-        _print_left_out({"skipped": cases.skipped, "without votes": cases.unread})
+        _print_left_out({"skipped": cases.skipped, "unread votes": cases.unread})
 
 
 @dataclass
@@ -157,7 +157,7 @@ def _print_modes(scores: dict[str, Any]) -> None:
 
 
 def _print_left_out(scores: dict[str, Any]) -> None:
-    for what, title in (("skipped", "left out"), ("without votes", "used without votes")):
+    for what, title in (("skipped", "left out"), ("unread votes", "with votes that cannot be read")):
         names = list(scores[what])
         if names:
             more = ", ..." if len(names) > 3 else ""

@@ -45,7 +45,7 @@ class ChatServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 chat.bodies.append(body)
-                chat.headers.append({**self.headers.items(), "path": self.path})
+                chat.headers.append({**dict(self.headers.items()), "path": self.path})
                 said = chat.reply(body)
                 if isinstance(said, str):
                     text = json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]})

@@ -12,11 +12,11 @@ import http.client
 import io
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,8 +81,24 @@ class Endpoint:
         Raises:
             UserError: nothing answers at the address, or it refuses the key or the model.
         """
-        with ThreadPoolExecutor(max(1, len(prompts))) as pool:
-            return list(pool.map(lambda one, seed: self._asked(one, temperature, seed), prompts, seeds))
+        found: list[Reply | Exception] = [Reply(problem="not asked")] * len(prompts)
+
+        def ask(place: int) -> None:
+            try:
+                found[place] = self._asked(prompts[place], temperature, seeds[place])
+            except Exception as error:  # raised again below, where the caller is
+                found[place] = error
+
+        # Threads that end with the process: Ctrl-C does not wait for a server that says nothing.
+        threads = [threading.Thread(target=ask, args=(place,), daemon=True) for place in range(len(prompts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for one in found:
+            if isinstance(one, Exception):
+                raise one
+        return [one for one in found if isinstance(one, Reply)]
 
     def _asked(self, one: Prompt, temperature: float, seed: int) -> Reply:
         try:

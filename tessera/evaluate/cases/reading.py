@@ -59,7 +59,7 @@ def read_cases(path: str | Path) -> CaseSet:
         except BadSample as error:
             skipped[id if id not in cases else f"{id} (row {number})"] = str(error)
     _judge(file, len(rows), skipped)
-    for what, names in (("left out", skipped), ("used without votes", unread)):
+    for what, names in (("left out", skipped), ("has votes that cannot be read", unread)):
         for id, why in names.items():
             _log.warning("%s: case %s %s: %s", file, id, what, why)
     return CaseSet(str(file), tuple(cases.values()), skipped, unread)
@@ -126,7 +126,7 @@ def _case(id: str, row: Any, folder: Path, unread: dict[str, str]) -> Case:
     try:
         votes = _votes(row, options)
         voters = _voters(row)
-    except ValueError as error:
+    except ValueError as error:  # a total that cannot be read costs no votes
         unread[id] = str(error)
     return Case(
         id, question or "", tuple(options.values()), answer, images, votes, voters, strata=dict(_strata(row))

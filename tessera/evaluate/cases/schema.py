@@ -77,7 +77,7 @@ class CaseSet:
 
     Attributes:
         skipped: reasons by the name of a case that cannot be used.
-        unread: reasons by the name of a case that is used without its votes, which cannot be read.
+        unread: reasons by the name of a case that is used, whose votes, or their total, cannot be read.
     """
 
     name: str

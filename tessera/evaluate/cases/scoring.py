@@ -80,7 +80,7 @@ def score(cases: CaseSet, answered: Sequence[Answered]) -> dict[str, Any]:
         "hints": [hinted(mode, first) for mode in HINTED if mode in modes and "image" in modes],
         "repeats": {mode: found for mode in modes if (found := repeated(by_mode[mode]))},
         "skipped": dict(cases.skipped),
-        "without votes": dict(cases.unread),
+        "unread votes": dict(cases.unread),
     }
 
 
