@@ -49,7 +49,7 @@ def readers(cases: Sequence[Case]) -> dict[str, Any] | None:
         "most": float(shares.max()),
         "votes": total,
         "weighted mean": sum((share or 0) * (number or 0) for share, number in counted) / total if total else None,
-        "brier": float(np.mean([case.brier for case in voted])),
+        "brier": float(np.mean([case.brier or 0.0 for case in voted])),
         "cases": len(voted),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from tessera.data.sample import Image, Segment, Text
@@ -58,7 +59,7 @@ class Loaded:
             if not hasattr(self.model, "replies"):
                 raise UserError(f"the {type(self.model).__name__} draws no words; leave --temperature at 0")
             return [
-                self._alone(one, lambda part, seed=seed: self._drawn(part, temperature, seed))  # type: ignore[misc]
+                self._alone(one, partial(self._drawn, temperature=temperature, seed=seed))
                 for one, seed in zip(prompts, seeds, strict=True)
             ]
         try:
@@ -91,7 +92,7 @@ class Loaded:
         chats = (self.model.chat(_turn(one), max_new_tokens=self.length) for one in prompts)
         return [" ".join(part for part in parts if isinstance(part, str)) for parts in chats]
 
-    def _drawn(self, prompts: Sequence[Prompt], temperature: float, seed: int) -> list[str]:
+    def _drawn(self, prompts: Sequence[Prompt], *, temperature: float, seed: int) -> list[str]:
         import torch  # a run over an endpoint needs none
 
         torch.manual_seed(seed)

@@ -104,7 +104,7 @@ def accuracy(first: Sequence[Judged], every: Sequence[Judged]) -> dict[str, Any]
     voted = [one for one in first if one.case.votes is not None]
     if voted:
         ours = [float(one.right) for one in voted]
-        found["less readers"] = paired_difference(ours, [one.case.human for one in voted]).to_json()
+        found["less readers"] = paired_difference(ours, [one.case.human or 0.0 for one in voted]).to_json()
         found["less plurality"] = paired_difference(ours, [float(bool(one.case.plurality)) for one in voted]).to_json()
     return found
 
@@ -154,7 +154,7 @@ def _level(level: str, group: Sequence[Judged]) -> dict[str, Any]:
     return {
         "level": level,
         "accuracy": exact_binomial(sum(one.right for one in group), len(group)).to_json(),
-        "readers": mean_share([one.case.human for one in voted]).to_json() if voted else None,
+        "readers": mean_share([one.case.human or 0.0 for one in voted]).to_json() if voted else None,
         "less readers": float(np.mean([one.right - (one.case.human or 0.0) for one in voted])) if voted else None,
     }
 
