@@ -119,7 +119,9 @@ def test_an_address_at_which_nothing_answers_stops_the_run(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://", "ftp://x"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "127.0.0.1:8000", "http://", "ftp://x", "http://x:port", "http://[", "http://a b"]
+)
 def test_what_is_no_http_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="is no http address"):
         Endpoint(url, "tiny")

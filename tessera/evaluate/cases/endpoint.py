@@ -69,8 +69,12 @@ class Endpoint:
     sleep: Callable[[float], object] = time.sleep
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 80) > 0
+        except ValueError:  # brackets that do not close, a port that is no number
+            sound = False
+        if not sound or any(letter.isspace() for letter in self.url):
             raise UserError(f"--endpoint {self.url!r} is no http address; give one such as http://127.0.0.1:8000/v1")
         self._address = self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self._opener = urllib.request.build_opener(_Stay())
@@ -133,7 +137,7 @@ class Endpoint:
 
     def _post(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := os.environ.get(KEY, "").strip():
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self._address, data=body, headers=headers, method="POST")
         ends = time.monotonic() + self.timeout

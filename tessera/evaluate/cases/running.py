@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from tessera.evaluate.cases.schema import Case, CaseSet
 
 REPLIES = "replies.jsonl"
 VERSION = 1
+_log = logging.getLogger("tessera.evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +136,16 @@ def run(
         DataError: its replies are damaged.
     """  # fmt: skip
     file = Path(out) / REPLIES
-    blind = unseen(cases.cases, plan)
-    if blind:
-        seen = [replace(one, images=()) if one.id in blind else one for one in cases.cases]
-        cases = replace(cases, cases=tuple(seen))
     head = {
         "version": VERSION, "cases": cases.fingerprint(), "model": respondent.name,
         "plan": {name: value for name, value in asdict(plan).items() if name not in ("modes", "repeats", "together")},
     }  # fmt: skip
+    blind = unseen(cases.cases, plan)
+    for id, why in blind.items():
+        _log.warning("case %s is asked without its picture: %s", id, why)
+    seen = [replace(one, images=()) if one.id in blind else one for one in cases.cases]
     wanted = [
-        (case, mode, repeat) for repeat in range(plan.repeats) for case in cases.cases for mode in plan.modes
+        (case, mode, repeat) for repeat in range(plan.repeats) for case in seen for mode in plan.modes
         if shows(case, mode)
     ]  # fmt: skip
     if not wanted:
