@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tessera.app import charts
 from tessera.errors import DataError
@@ -38,15 +39,7 @@ def page(report: Report, folder: Path) -> str:
     def picture(name: str) -> str:
         return _data_address(folder, name)
 
-    environment = Environment(
-        loader=PackageLoader("tessera.app"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(picture=picture, shown=shown, duration=duration)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2", picture=picture).render(
         report=report,
         panels=_panels(report.curves),
         curves=charts.curves,
@@ -55,6 +48,24 @@ def page(report: Report, folder: Path) -> str:
         tally=_tally,
         version=metadata.version("tessera-vl"),
     )
+
+
+def template(name: str, **filters: Callable[..., Any]) -> Template:
+    """A page's template, with filters that print values, and further ones."""
+    environment = Environment(
+        loader=PackageLoader("tessera.app"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(shown=shown, duration=duration, **filters)
+    return environment.get_template(name)
+
+
+def png_address(data: bytes) -> str:
+    """A PNG file's bytes as a data: address."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def _data_address(folder: Path, name: str) -> str:
@@ -68,7 +79,7 @@ def _data_address(folder: Path, name: str) -> str:
         raise DataError(f"the report's picture {path} cannot be read") from None
     if len(data) > _LARGEST_PICTURE or not data.startswith(b"\x89PNG"):
         raise DataError(f"the report's picture {path} is no PNG file, or too large")
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    return png_address(data)
 
 
 def _panels(curves: tuple[Curve, ...]) -> Mapping[str, list[Curve]]:
@@ -94,7 +105,7 @@ def _tally(rows: tuple[object, ...]) -> tuple[int, int]:
 def shown(value: float, percent: bool = True) -> str:
     """A score for reading: 0.853 as 85.3 %, other values with three digits."""
     if percent:
-        return f"{100 * value:.1f} %" if abs(value) < 0.9995 else "100 %"
+        return f"{100 * value:.1f} %" if abs(value) < 0.9995 else f"{100 * value:.0f} %"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 

@@ -33,6 +33,10 @@ FLAGS = {
     "classify": "--json --model --top",
     "embed": "--model --out --text",
     "evaluate": "--json --model --out --size --suite",
+    "cases run": "--endpoint --json --keep-order --model --model-name --modes --out --repeats --seed --style"
+    " --temperature --timeout --together",
+    "cases votes": "--json",
+    "cases write": "--count --leak --out --seed",
     "zoo list": "--json",
     "zoo build": "--out --resume --seed --steps",
     "worlds list": "--json",

@@ -89,7 +89,7 @@ def test_show_names_the_figures_the_lights_and_what_does_not_apply(
     assert "weights does not apply: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("slug", ["gmml", "medical-cases"])  # one that is built, one that is not
+@pytest.mark.parametrize("slug", ["gmml", "facescan"])  # one that is built, one that is not
 def test_show_describes_a_work_in_the_same_sentence_as_text_and_as_json(
     slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
