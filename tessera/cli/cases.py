@@ -83,6 +83,7 @@ class CasesRun:
             if not self.timeout > 0:
                 raise UserError(f"--timeout takes a number above 0, not {self.timeout}")
             return Endpoint(self.endpoint, self.model_name, self.timeout)
+        assert self.model is not None
         from tessera.evaluate.cases.respondents import Loaded
         from tessera.loading import load
 

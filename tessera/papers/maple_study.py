@@ -117,7 +117,8 @@ class Things:
     def __init__(self, kind: str, style: str, train_pictures: int, heldout_pictures: int) -> None:
         if style not in STYLES:
             raise UserError(f"there is no style {style!r}{nearest(style, STYLES)}")
-        self.name, self.tasks = f"scenes by {kind}, {style}", (TASK,)
+        self.name = f"scenes by {kind}, {style}"
+        self.tasks: tuple[str, ...] = (TASK,)
         self.classes, self.label = KINDS[kind]
         self.kind, self.style = kind, style
         self.world = ScenesWorld(train_pictures=train_pictures, heldout_pictures=heldout_pictures, counts=(1.0,))

@@ -66,7 +66,7 @@ def score(cases: CaseSet, answered: Sequence[Answered]) -> dict[str, Any]:
         raise UserError(f"there is no reply to the cases of {cases.name}")
     judged = judge(cases, answered)
     modes = [mode for mode in MODES if any(one.answered.mode == mode for one in judged)]
-    by_mode = {mode: [one for one in judged if one.answered.mode == mode] for mode in modes}
+    by_mode: dict[str, list[Judged]] = {mode: [one for one in judged if one.answered.mode == mode] for mode in modes}
     first = {mode: [one for one in rows if one.answered.repeat == 0] for mode, rows in by_mode.items()}
     asked = {one.case.id for one in judged}
     return {
@@ -134,7 +134,7 @@ def divisions(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
 def strata(cases: Sequence[Case], first: Mapping[str, Sequence[Judged]]) -> list[dict[str, Any]]:
     """Accuracy by level of each division in each mode, with a one-way ANOVA of correctness over the levels, its p also
     after Holm's correction for all of these looks."""
-    tables = []
+    tables: list[dict[str, Any]] = []
     for name, levels in divisions(cases).items():
         known = list(QUARTERS[name][1]) if name in QUARTERS else sorted(set(levels.values()))
         for mode, rows in first.items():
