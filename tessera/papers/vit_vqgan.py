@@ -45,7 +45,10 @@ from tessera.train.stage import Stage
 
 JUDGED = 500  # held-out pictures that a training is judged on
 RGB_BITS = 24  # of a pixel
-VIM = {"vim-b": {"width": 1536, "depth": 24, "heads": 16}, "vim-l": {"width": 2048, "depth": 36, "heads": 32}}
+VIM: dict[str, dict[str, Any]] = {
+    "vim-b": {"width": 1536, "depth": 24, "heads": 16},
+    "vim-l": {"width": 2048, "depth": 36, "heads": 32},
+}
 _PREFIX = "vit-vqgan-"
 _ADAM: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 1e-4}
 

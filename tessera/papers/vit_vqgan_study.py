@@ -124,8 +124,8 @@ class Budget:
         train_pictures, heldout_pictures: of drawn shapes; emoji are taken whole.
     """
 
-    codebook: Lesson = Lesson(steps=600, batch=16, kind="adamw", lr=1e-3)
-    codes: Lesson = Lesson(steps=500, batch=32, lr=1e-3)
+    codebook: Lesson = Lesson(steps=500, batch=16, kind="adamw", lr=1e-3)
+    codes: Lesson = Lesson(steps=400, batch=32, lr=1e-3)
     drawings: int = 400
     probed: int = 2000
     train_pictures: int = 6000

@@ -81,9 +81,8 @@ class Recipe:
         if steps is None:
             return self
         whole = sum(part.steps for part in parts.values())
-        return replace(
-            self, **{name: replace(part, steps=max(1, steps * part.steps // whole)) for name, part in parts.items()}
-        )
+        shared: Any = {name: replace(one, steps=max(1, steps * one.steps // whole)) for name, one in parts.items()}
+        return replace(self, **shared)
 
     def config(self) -> VQConfig:
         """Of the tokenizer.
