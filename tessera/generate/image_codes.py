@@ -5,6 +5,8 @@ Legend: B pictures, N codes each, of K.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,11 @@ def sample_codes(
         generator: of the draws, on the model's device; needed unless the temperature is 0.
 
     Raises:
-        UserError: guidance without classes to be guided by; or as `choose` and `ImageARModel.start`.
+        UserError: guidance without classes to be guided by, or that is no number; or as `choose` and
+            `ImageARModel.start`.
     """
+    if not math.isfinite(guidance):
+        raise UserError(f"guidance is {guidance}; give a number, 1 for the class as it is")
     guided = guidance != 1.0
     if guided and labels is None:
         raise UserError(f"guidance {guidance} needs a class to be guided to; name one, or leave guidance at 1")

@@ -9,6 +9,7 @@ and the averaged states of a block in its middle are features that nobody labell
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,7 @@ class ViTVQGAN(Paper):
         return FURTHER
 
 
+@lru_cache
 def _tokenizer_size(variant: str) -> dict[str, Any]:
     name, changes = variant, {}
     if variant.endswith("-80"):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tessera.data.images import Augment, Pixels
 from tessera.data.labelled import EmojiClasses
 from tessera.data.readers.classes import LABELS, open_classes
@@ -88,11 +90,15 @@ class Recipe:
         """Of the tokenizer.
 
         Raises:
-            UserError: a size that tiles do not fill, or what else such a tokenizer cannot have.
+            UserError: a size that tiles do not fill or that the critic cannot halve, or what else such a
+                tokenizer cannot have.
         """
         config = VQConfig(**self.tokenizer)
         if self.losses.laplace and not config.logit_laplace:
             raise UserError("losses.laplace needs tokenizer.logit_laplace; set the one to 0 or the other to true")
+        if self.losses.adversary:
+            with torch.device("meta"):
+                Discriminator(config.image_size, self.critic, config.num_channels)
         return config
 
     def image_model(self, tokenizer: VQTokenizer, classes: Sequence[str]) -> ImageARModel:

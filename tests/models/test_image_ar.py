@@ -64,6 +64,8 @@ def test_guidance_of_one_is_the_class_alone_and_of_nought_no_class() -> None:
     assert not torch.equal(drawn(1.0, labels), drawn(1.0, None))
     with pytest.raises(UserError, match="guidance 3.0 needs a class"):
         sample_codes(model, 2, guidance=3.0)
+    with pytest.raises(UserError, match="guidance is nan"):
+        drawn(float("nan"), labels)
 
 
 def test_guided_scores_are_the_sum_that_is_promised() -> None:

@@ -185,6 +185,7 @@ def test_a_folder_whose_halves_do_not_belong_together_is_refused(
 def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     for settings, parts, sentence in (
         ({"tokenizer.image_size": "60"}, {}, "60 x 60 pixels cannot be cut into tiles of 8 x 8"),
+        ({"tokenizer.image_size": "40"}, {}, "pixels a side, not 40"),
         ({"tokenizer.codez": "8"}, {}, "did you mean 'tokenizer.codes'"),
         ({"tokenizer.logit_laplace": "false"}, {}, "losses.laplace needs tokenizer.logit_laplace"),
         ({}, {"tokeniser": "x"}, "no role 'tokeniser' here; did you mean 'tokenizer'"),
