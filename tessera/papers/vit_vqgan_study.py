@@ -10,9 +10,7 @@ every machine can draw, are the study of the light; `--study emoji` is of emoji.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -42,6 +40,7 @@ from tessera.papers.registry import say
 from tessera.study.classifying import Lesson, PictureBench
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
+from tessera.study.training import trained
 from tessera.train.engine import Trainer
 from tessera.train.image_codes import codes_stage, square_loader, tokenizer_stage
 from tessera.train.optim import Optimiser
@@ -155,7 +154,6 @@ class Bench(PictureBench):
         folder = self.work / "training" / f"{short_hash([arm, ARMS[arm], self.config])}-seed-{seed}"
         config, lessons = self.tokenizer_config(arm), (self.budget.codebook, self.budget.codes)
         plain = Pixels(SIZE, (0.0,) * 3, (1.0,) * 3)
-        made: list[Any] = []
 
         def stages() -> Iterator[Stage]:
             first, second = lessons
@@ -168,17 +166,14 @@ class Bench(PictureBench):
             model = ImageARModel(ImageARConfig(codes=CODES, rows=grid[0], columns=grid[1], **MODEL))
             loader = square_loader(self.train, plain, second.batch, seed=seed)
             optimiser = Optimiser(kind=second.kind, lr=second.lr)
-            made.append(ImageARInTraining(model, whole.tokenizer))
-            yield codes_stage(made[0], loader, second.steps, optimiser=optimiser)
+            yield codes_stage(ImageARInTraining(model, whole.tokenizer), loader, second.steps, optimiser=optimiser)
 
         total = sum(one.steps for one in lessons)
         settings = {"tokenizer": ARMS[arm], "budget": asdict(self.budget)}
-        Trainer(folder, config=settings, seed=seed, resume=True).run(stages(), total)
-        lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
-        shutil.rmtree(folder)
-        maker = ImageMaker(made[0].tokenizer.eval(), made[0].model.eval())
-        metrics, items = self.judge(maker, seed)
-        return Outcome(metrics=metrics, items=items, steps=len(lines), samples=sum(one["samples"] for one in lines))
+        with trained(Trainer(folder, config=settings, seed=seed, resume=True), stages(), total) as ran:
+            maker = ImageMaker(ran.model.tokenizer.eval(), ran.model.model.eval())
+            metrics, items = self.judge(maker, seed)
+            return Outcome(metrics=metrics, items=items, steps=ran.steps, samples=ran.samples)
 
     def judge(self, maker: ImageMaker, seed: int) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Scores by name, and those of single held-out pictures."""
