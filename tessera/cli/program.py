@@ -28,6 +28,8 @@ COMMANDS = {
     "caption": ("using:Caption", "say what pictures show"),
     "ask": ("using:Ask", "answer questions about a picture"),
     "draw": ("using:Draw", "draw what sentences say"),
+    "sample": ("using:Sample", "draw new pictures of a class, or of any"),
+    "reconstruct": ("using:Reconstruct", "pictures through a model's codes and back"),
     "chat": ("using:Chat", "talk, with pictures in and out"),
     "classify": ("using:Classify", "say which class pictures show"),
     "embed": ("using:Embed", "pictures or sentences as vectors"),

@@ -1,4 +1,5 @@
-"""Commands that use a trained model's folder: caption, ask, draw, chat, classify, embed, evaluate."""
+"""Commands that use a trained model's folder: caption, ask, draw, sample, reconstruct, chat, classify, embed,
+evaluate."""
 
 from __future__ import annotations
 
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODEL = "folder that `tessera train` wrote, one of LLaVA as transformers writes it, or mini/llava"
+_CODES = "folder of a model of image codes, as `tessera train vit-vqgan` writes it"
 SUITES = {
     "scenes": "tessera.zoo.suites:scenes",
     "emoji": "tessera.evaluate.emoji_suite:evaluate_emoji",
     "pope": "tessera.evaluate.hallucination:evaluate_probes",
+    "tokenizer": "tessera.evaluate.tokenizer_suite:evaluate_tokenizer",
 }
-NEEDS = {"scenes": "caption", "emoji": "draw", "pope": "ask"}  # suite -> what a model must be able to do for it
+# Suite -> what a model must be able to do for it
+NEEDS = {"scenes": ("caption",), "emoji": ("draw", "caption"), "pope": ("ask",), "tokenizer": ("reconstruct",)}
 
 
 def _load(folder: Path, *commands: str) -> Any:
@@ -165,6 +169,62 @@ class Draw:
 
 
 @dataclass
+class Sample:
+    """Draw new pictures and write them as PNG files."""
+
+    model: Path = option(_CODES)
+    count: int = option("how many", 4, least=1)
+    of: str | None = option("the class that they show (default: any)", None)
+    seed: int = option("of the draws", 0, least=0)
+    temperature: float = option("below 1 the likeliest codes are taken more often, at 0 always", 1.0)
+    top_k: int = option("draw among so many of the likeliest codes; 0 for all", 0, least=0)
+    top_p: float = option("draw among the fewest codes that are so likely together", 1.0)
+    guidance: float = option("above 1: more of the class that --of names, at twice the time", 1.0)
+    out: Path = option("folder for the pictures", Path("samples"))
+    json: bool = option("print JSON", False)
+
+    def run(self) -> None:
+        from tessera.generate.sampling import Sampling
+
+        sampling = Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        maker = _load(self.model, "sample")
+        drawn = maker.sample(
+            self.count, of=self.of, seed=self.seed, sampling=sampling, guidance=self.guidance
+        )  # fmt: skip
+        rows = []
+        for place, picture in enumerate(drawn):
+            path = self.out / f"{self.seed}-{place:03d}.png"
+            _save(picture, path)
+            rows.append({"image": str(path), "of": self.of, "seed": self.seed})
+        if self.json:
+            print_json(rows)
+        else:
+            print_table([(row["image"], row["of"] or "any") for row in rows], ("picture", "of"))
+
+
+@dataclass
+class Reconstruct:
+    """Pictures through the model's codes and back, as PNG files of the model's size."""
+
+    images: tuple[Path, ...] = argument("pictures", metavar="IMAGE")
+    model: Path = option(_CODES)
+    out: Path = option("folder for what comes back", Path("reconstructions"))
+    json: bool = option("print JSON", False)
+
+    def run(self) -> None:
+        pictures = _pictures(self.images)
+        rows = []
+        for place, picture in enumerate(_load(self.model, "reconstruct").reconstruct(pictures)):
+            path = self.out / f"{place:03d}-{self.images[place].stem}.png"
+            _save(picture, path)
+            rows.append({"image": str(self.images[place]), "reconstruction": str(path)})
+        if self.json:
+            print_json(rows)
+        else:
+            print_table([tuple(row.values()) for row in rows], ("image", "reconstruction"))
+
+
+@dataclass
 class Chat(_Answering):
     """Talk with a model. Pictures go in as a line `/image PATH`, the first also with --image; drawings come out as
     files."""
@@ -282,7 +342,8 @@ class Evaluate:
         if self.suite not in SUITES:
             raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
         module, _, function = SUITES[self.suite].partition(":")
-        measured = getattr(import_module(module), function)(_load(self.model, "evaluate", NEEDS[self.suite]), self.size)
+        model = _load(self.model, "evaluate", *NEEDS[self.suite])
+        measured = getattr(import_module(module), function)(model, self.size)
         scores = {name: estimate.to_json() for name, estimate in measured.scores.items()}
         result = {"suite": self.suite, "size": self.size, "model": str(self.model), "scores": scores}
         if self.out is not None:

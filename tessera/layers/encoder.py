@@ -17,7 +17,7 @@ class EncoderBlock(GradientCheckpointingLayer):
     """x + attention(norm x), x + mlp(norm x), [B, L, W] -> [B, L, W] (Dosovitskiy et al. 2021).
 
     Args:
-        qkv_bias, scale: of the attention, see `SelfAttention`.
+        qkv_bias, scale, head_width: of the attention, see `SelfAttention`.
         drop_path: chance that a branch is left out for one example in training.
         eps: of both norms.
     """
@@ -31,12 +31,13 @@ class EncoderBlock(GradientCheckpointingLayer):
         activation: str = "gelu",
         qkv_bias: bool = True,
         scale: float | None = None,
+        head_width: int | None = None,
         drop_path: float = 0.0,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = SelfAttention(width, heads, qkv_bias=qkv_bias, scale=scale)
+        self.attn = SelfAttention(width, heads, qkv_bias=qkv_bias, scale=scale, head_width=head_width)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, mlp_width, activation)
         self.drop_path = DropPath(drop_path)

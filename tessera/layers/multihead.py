@@ -21,21 +21,24 @@ class SelfAttention(nn.Module):
     Args:
         causal: position i reads positions 0..i, else all read all.
         qkv_bias: whether the projections to query, key and value have biases; the one out of attention has.
-        scale: factor on the scores; (W / heads) ** -0.5 by default.
+        scale: factor on the scores; D ** -0.5 by default.
+        head_width: D of each head; W / heads by default.
     """
 
     def __init__(
-        self, width: int, heads: int, *, causal: bool = False, qkv_bias: bool = True, scale: float | None = None
-    ) -> None:
+        self, width: int, heads: int, *, causal: bool = False, qkv_bias: bool = True, scale: float | None = None,
+        head_width: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        inner = width if head_width is None else heads * head_width
         self.heads = heads
         self.causal = causal
         self.scale = scale
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
+        self.out = nn.Linear(inner, width)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of x [B, L, W], each [B, heads, L, W / heads]."""
+        """Queries, keys and values of x [B, L, W], each [B, heads, L, D]."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         return q, k, v
 

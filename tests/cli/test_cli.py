@@ -29,6 +29,8 @@ FLAGS = {
     "caption": "--alpha --beta --debias --json --model",
     "ask": "--alpha --beta --debias --json --model",
     "draw": "--count --json --model --out --seed",
+    "sample": "--count --guidance --json --model --of --out --seed --temperature --top-k --top-p",
+    "reconstruct": "--json --model --out",
     "chat": "--alpha --beta --debias --image --model --out",
     "classify": "--json --model --top",
     "embed": "--model --out --text",
