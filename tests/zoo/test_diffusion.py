@@ -158,7 +158,7 @@ def test_noise_is_alone_at_first_and_falls_with_progress() -> None:
     assert bool(first.isinf().all())
     assert float(middle[middle.isfinite()].mean()) == pytest.approx(2.5, abs=0.2)
     assert float(last[last.isfinite()].mean()) == pytest.approx(0.5, abs=0.2)
-    assert float(last.isinf().float().mean()) == pytest.approx(diffusion.PURE_NOISE, abs=0.04)
+    assert float(last.isinf().float().mean()) == pytest.approx(diffusion.FIRST.pure, abs=0.04)
 
 
 def test_what_is_left_out_does_not_reach_the_loss(parts: Parts) -> None:
