@@ -7,7 +7,8 @@ from. A model that estimates the tokens by squared error from a sentence gives t
 sentence fits, and learns outlines last, as they are little of the tokens' spread. So a few channels of a token hold
 what CLIP's last states say of shapes and sizes, which is a large part of their spread; and a part of the pictures is
 painted from the mean over other drawings of the same things, in most of which outlines are open, so that it is those
-channels and the words that tell them.
+channels and the words that tell them. A second stage paints from such means more often than not: what an outline is
+made of is in few latents, and takes as many pictures to learn as all the rest.
 
 Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 384]; picture tokens [B, 16, 192]; text states
 [B, 40, 192].
@@ -15,7 +16,8 @@ Shape legend: B pictures; latents [B, 16, 16, 16]; patch states [B, 65, 384]; pi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -87,16 +89,42 @@ SCHEDULER = {
 POOL, VIEWS = 8_000, 1  # scenes, and drawings of each emoji
 COUNTS = (0.4, 0.3, 0.17, 0.13)  # chances of 1 to 4 objects: outlines are learned where there is little else
 REDRAWN = 4  # other drawings of a scene's things that a mean is taken over
-OPEN = 0.6  # share of scenes whose mean leaves the outlines open
 OPENED = 24  # drawings of one thing that such a mean is taken over
 FAINTEST = 0.4  # least share of a mean's lead over the mean of all pictures: estimates by squared error shrink so
-OWN, MEAN = 0.45, 0.35  # chances of a picture's own tokens, and of that mean; else a blend of the two
 SCENES, EMOJI = 30, 2  # of each in a batch
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.15, 0.10, 0.05
 STYLE_CHANCES = {"canonical": 0.5, "short": 0.2, "dense": 0.15, "relational": 0.15}
-PURE_NOISE = 0.3  # share of pictures, from half of the steps on
 BACKGROUND = 0.1  # weight of a place that no object covers: grain, which nothing tells, is most of the error there
 ROUGHEST = 0.25  # noise on conditions reaches up to this share of their spread, of which pictures differ by half
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a stage paints from.
+
+    Args:
+        own: chance of a picture's own tokens.
+        mean: chance of the mean over other drawings; else a blend of the two.
+        open: share of scenes whose mean leaves the outlines open.
+        gradual: from noise alone and own tokens at first, to the rest: for a painter that knows nothing.
+        pure: share of pictures that are noise alone, in the end.
+        centre: mean of log(noise / signal) of the others, in the end.
+        spread: its standard deviation.
+    """
+
+    own: float
+    mean: float
+    open: float
+    gradual: bool
+    pure: float
+    centre: float
+    spread: float
+
+
+FIRST = Course(own=0.45, mean=0.35, open=0.6, gradual=True, pure=0.3, centre=0.5, spread=1.5)
+# Words and told channels lower a first painter's error most where noise is 3 to 12 times the signal (by 0.06 of 0.5).
+OUTLINES = Course(own=0.3, mean=0.5, open=0.9, gradual=False, pure=0.2, centre=1.5, spread=0.9)
+FIRST_SHARE = 33 / 57  # of the steps
 
 
 class Conditions:
@@ -133,7 +161,7 @@ class Cache:
     """Pictures as the painter sees them. Scenes come first, then named emoji.
 
     latents half [n, 16, 16, 16]; tokens half [n, 16, 192]; means half [n, 16, 192], of other drawings of the same;
-    weights half [n, 16, 16], how much each place counts.
+    opened half [n, 16, 192], likewise with the outlines open; weights half [n, 16, 16], how much each place counts.
     """
 
     scenes: list[Scene]
@@ -141,6 +169,7 @@ class Cache:
     latents: Tensor
     tokens: Tensor
     means: Tensor
+    opened: Tensor
     weights: Tensor
 
 
@@ -152,15 +181,14 @@ def build_cache(conditions: Conditions, painter: Painter, pool: ScenePool, views
     parts = np.array_split(pictures, max(1, len(pictures) // 200))
     latents = torch.cat([painter.encode(to_tensor(part)).half() for part in parts])
     tokens = torch.cat([painter.image_condition(conditions.patches(part)).half() for part in parts])
-    opened = OpenOutlines(conditions, painter, np.random.default_rng((seed, pool.size)))
-    means = [_mean_tokens(conditions, painter, scene, (seed, i)) for i, scene in enumerate(pool.scenes)]
-    for i in range(int(OPEN * pool.size)):
-        means[i] = torch.where(told(), means[i], opened.mean(pool.scenes[i]))
+    outlines = OpenOutlines(conditions, painter, np.random.default_rng((seed, pool.size)))
+    means = torch.stack([_mean_tokens(conditions, painter, scene, (seed, i)) for i, scene in enumerate(pool.scenes)])
+    opened = torch.where(told(), means, torch.stack([outlines.mean(scene) for scene in pool.scenes]))
     weights = torch.stack([_weights(scene) for scene in pool.scenes])
     everywhere = torch.full((len(names), *weights.shape[1:]), float(weights.mean())).half()
     return Cache(
-        pool.scenes, names, latents, tokens,
-        torch.cat([torch.stack(means), tokens[pool.size :]]), torch.cat([weights, everywhere]),
+        pool.scenes, names, latents, tokens, torch.cat([means, tokens[pool.size :]]),
+        torch.cat([opened, tokens[pool.size :]]), torch.cat([weights, everywhere]),
     )  # fmt: skip
 
 
@@ -239,7 +267,7 @@ def new_painter(vae: AutoencoderTiny, conditions: Conditions, pictures: np.ndarr
     return painter
 
 
-def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
+def feed(cache: Cache, conditions: Conditions, seed: int, steps: int, course: Course = FIRST) -> Feed:
     """Batches of latents, picture tokens, text states, what to leave out (bool [B]) and noise levels [B]."""
     scenes, total = len(cache.scenes), len(cache.latents)
     styles: list[Style] = list(STYLE_CHANCES)  # type: ignore[arg-type]
@@ -252,25 +280,27 @@ def feed(cache: Cache, conditions: Conditions, seed: int, steps: int) -> Feed:
 
     def make(rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = np.concatenate([rng.integers(scenes, size=SCENES), rng.integers(scenes, total, size=EMOJI)])
-        progress = made.step / steps
+        progress = made.step / steps if course.gradual else 1.0
         late = ramp(progress, 0.2, 0.5)
         dropped, spared = rng.random(len(chosen)), rng.random(len(chosen)) >= late
         no_image = (dropped >= DROP_TEXT) & (dropped < DROP_TEXT + DROP_BOTH + DROP_IMAGE) & ~spared
         return {
             "latents": cache.latents[chosen].float(),
-            "image": _blend(cache.tokens[chosen].float(), faint(cache.means[chosen].float(), rng), late, rng),
+            "image": _blend(cache.tokens[chosen].float(), faint(means[chosen].float(), rng), late, rng, course),
             "weights": cache.weights[chosen].float(),
             "text": conditions.text([say(int(index), rng) for index in chosen]),
             "no_text": torch.from_numpy(dropped < DROP_TEXT + DROP_BOTH),
             "no_image": torch.from_numpy(no_image),
-            "levels": noise_levels(progress, len(chosen), rng),
+            "levels": noise_levels(progress, len(chosen), rng, course),
         }
 
     def faint(means: Tensor, rng: np.random.Generator) -> Tensor:
         lead = torch.from_numpy(rng.uniform(FAINTEST, 1.0, len(means))).float()
         return torch.lerp(average, means, lead[:, None, None])
 
-    average = cache.means[:scenes].float().mean(dim=0)
+    is_open = torch.arange(total) < int(course.open * scenes)
+    means = torch.where(is_open[:, None, None], cache.opened, cache.means)
+    average = means[:scenes].float().mean(dim=0)
     made = Feed(make, seed, held=f"painter scenes {scenes}, emoji {total - scenes}")
     return made
 
@@ -280,16 +310,16 @@ def ramp(progress: float, start: float, end: float) -> float:
     return min(1.0, max(0.0, (progress - start) / (end - start)))
 
 
-def _blend(tokens: Tensor, means: Tensor, late: float, rng: np.random.Generator) -> Tensor:
+def _blend(tokens: Tensor, means: Tensor, late: float, rng: np.random.Generator, course: Course) -> Tensor:
     """Each picture's own tokens, or (at the share `late` of their chances) the mean's or what lies between,
     [B, 16, 192]."""
     kind, between = rng.random(len(tokens)), rng.random(len(tokens))
     kind = np.where(rng.random(len(tokens)) < late, kind, 0.0)
-    own = np.where(kind < OWN, 1.0, np.where(kind < OWN + MEAN, 0.0, between))
+    own = np.where(kind < course.own, 1.0, np.where(kind < course.own + course.mean, 0.0, between))
     return torch.lerp(means, tokens, torch.from_numpy(own).float()[:, None, None])
 
 
-def noise_levels(progress: float, size: int, rng: np.random.Generator) -> Tensor:
+def noise_levels(progress: float, size: int, rng: np.random.Generator, course: Course = FIRST) -> Tensor:
     """log(noise / signal) of `size` training pictures, float [size]; infinity is noise alone.
 
     What conditions mean is learned many times faster from noise alone, where nothing else tells anything: so training
@@ -297,9 +327,9 @@ def noise_levels(progress: float, size: int, rng: np.random.Generator) -> Tensor
     show through 20 times as much noise as signal; below that the painter reads them off the noisy latents. Hence the
     high centre of the other levels until outlines are all that is missing.
     """
-    centre = 2.5 - 2.0 * ramp(progress, 0.3, 0.7)
-    levels = torch.from_numpy(rng.normal(centre, 1.5, size)).float()
-    share = 1.0 + (PURE_NOISE - 1.0) * ramp(progress, 0.2, 0.5)
+    centre = 2.5 + (course.centre - 2.5) * ramp(progress, 0.3, 0.7)
+    levels = torch.from_numpy(rng.normal(centre, course.spread, size)).float()
+    share = 1.0 + (course.pure - 1.0) * ramp(progress, 0.2, 0.5)
     return levels.masked_fill(torch.from_numpy(rng.random(size) < share), torch.inf)
 
 
@@ -321,15 +351,20 @@ def objective(painter: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[T
     return {"denoising": loss}
 
 
-def stage(seed: int, steps: int) -> Stage:
-    """A new painter with an aligned start, and what it learns to paint."""
+def stages(seed: int, steps: int) -> Iterator[Stage]:
+    """A new painter with an aligned start learns to paint what tokens tell, then what they leave to words."""
     clip = CLIPModel.from_pretrained(locate("mini/clip"), dtype=torch.float32)
     conditions = Conditions(clip, AutoTokenizer.from_pretrained(locate("mini/clip")))
     vae = AutoencoderTiny.from_pretrained(locate("mini/autoencoder"), torch_dtype=torch.float32)
     pool = ScenePool(POOL, seed=seed, counts=COUNTS)
     painter = new_painter(vae, conditions, pool.pictures[:500])
     start(painter, conditions, pool)
-    return painter_stage(painter, build_cache(conditions, painter, pool, seed=seed), conditions, seed, steps)
+    cache, first = build_cache(conditions, painter, pool, seed=seed), round(FIRST_SHARE * steps)
+    yield painter_stage(painter, cache, conditions, seed, first)
+    yield replace(
+        painter_stage(painter, cache, conditions, seed + 1, steps - first, OUTLINES), name="outlines",
+        optimiser=Optimiser(kind="muon", lr=1e-3, muon_lr=0.014, betas=(0.9, 0.98), weight_decay=0.0, warmup=0.02),
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -351,11 +386,13 @@ def _meant(scene: Scene) -> Tensor:
     return shares.T @ words
 
 
-def painter_stage(painter: Painter, cache: Cache, conditions: Conditions, seed: int, steps: int) -> Stage:
+def painter_stage(
+    painter: Painter, cache: Cache, conditions: Conditions, seed: int, steps: int, course: Course = FIRST
+) -> Stage:
     """The stage that trains `painter` on `cache`."""
     painter.unet.to(memory_format=torch.channels_last)
     return Stage(
-        name="diffusion", model=painter, objective=objective, loader=feed(cache, conditions, seed, steps),
+        name="diffusion", model=painter, objective=objective, loader=feed(cache, conditions, seed, steps, course),
         steps=steps, trainable=("unet.*",), average=0.998,
         optimiser=Optimiser(kind="muon", lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.0, warmup=0.02),
     )  # fmt: skip
@@ -402,7 +439,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=3300,
-    stage=stage, save=save, scores=scores,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=5700,
+    stage=stages, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip

@@ -127,13 +127,38 @@ def test_feed_repeats_itself_and_drops_the_stated_shares(parts: Parts) -> None:
     assert float((text * image).mean()) == pytest.approx(diffusion.DROP_BOTH, abs=0.03)
 
 
+@pytest.mark.parametrize(("course", "own"), [(diffusion.FIRST, 1.0), (diffusion.OUTLINES, diffusion.OUTLINES.own)])
+def test_a_gradual_course_starts_from_own_tokens_and_the_other_from_means(
+    parts: Parts, course: diffusion.Course, own: float
+) -> None:
+    _, cache, conditions = parts
+    batches = islice(diffusion.feed(cache, conditions, seed=2, steps=1000, course=course), 12)
+    first = [(row, image) for batch in batches for row, image in zip(batch["latents"], batch["image"], strict=True)]
+    pictures = cache.latents[:60].float()
+    found = []
+    for row, image in first:
+        index = (pictures == row).flatten(1).all(dim=1).nonzero()
+        if len(index):  # else it is an emoji, whose mean is its own tokens
+            found.append(float(torch.equal(image, cache.tokens[int(index[0])].float())))
+    assert len(found) == 12 * diffusion.SCENES
+    assert sum(found) / len(found) == pytest.approx(own, abs=0.08)
+
+
+def test_open_outlines_differ_from_the_mean_in_all_but_the_told_channels(parts: Parts) -> None:
+    _, cache, _ = parts
+    told = diffusion.told()
+    means, opened = cache.means[:60], cache.opened[:60]
+    assert torch.equal(means[..., told], opened[..., told])
+    assert not torch.equal(means[..., ~told], opened[..., ~told])
+
+
 def test_noise_is_alone_at_first_and_falls_with_progress() -> None:
     rng = np.random.default_rng(0)
     first, middle, last = (diffusion.noise_levels(progress, 2000, rng) for progress in (0.0, 0.3, 1.0))
     assert bool(first.isinf().all())
     assert float(middle[middle.isfinite()].mean()) == pytest.approx(2.5, abs=0.2)
     assert float(last[last.isfinite()].mean()) == pytest.approx(0.5, abs=0.2)
-    assert float(last.isinf().float().mean()) == pytest.approx(diffusion.PURE_NOISE, abs=0.04)
+    assert float(last.isinf().float().mean()) == pytest.approx(diffusion.FIRST.pure, abs=0.04)
 
 
 def test_what_is_left_out_does_not_reach_the_loss(parts: Parts) -> None:
