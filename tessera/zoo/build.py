@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import time
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def build(
     steps = steps or chosen.steps
     out = Path(out)
     trainer = Trainer(out / "run", config={"recipe": name, "steps": steps}, seed=seed, resume=resume)
-    started = time.monotonic()
     stages = []
 
     def staged():
@@ -52,7 +51,8 @@ def build(
             yield stage
 
     trainer.run(staged(), total_steps=steps)
-    seconds = time.monotonic() - started
+    timings = (out / "run" / "timings.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = sum(json.loads(line)["seconds"] for line in timings)  # of all steps, also those before it was resumed
     with atomic_folder(out / name) as folder:
         chosen.save(stages[-1].model, folder)
         made = {"built": f"Built by `tessera zoo build {name}`", "seed": seed, "steps": steps}
