@@ -48,7 +48,6 @@ REDUCERS = {
     "projection": {"keep_tokens": 4},
 }
 LEFT = {"random": 5, "prune": 4, "evit": 5, "tome": 9, "nearest": 6, "pool": 4, "dct": 9, "row": 4, "column": 5}
-exact = pytest.mark.light("token-transforming", "exact")
 
 
 def model_with(kind=None, **fields) -> LVLMForConditionalGeneration:
@@ -105,7 +104,7 @@ def by_hand(model, kind, ids, pictures):
     return model.language_model.lm_head(decoder.norm(states)), places
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_words_are_scored_as_by_plain_steps_through_the_layers(kind):
     model, ids = model_with(kind), torch.tensor([[BEGIN, *words(2), *PICTURE, *words(4, 1)]])
@@ -116,7 +115,7 @@ def test_words_are_scored_as_by_plain_steps_through_the_layers(kind):
     assert (found - model_with()(ids, pixel_values=shown(1)).logits)[:, -1].abs().max() > 1e-3
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("kind", [kind for kind in LANGUAGE_MODELS if kind != "bloom"])
 def test_dropped_tokens_are_those_that_later_layers_of_any_language_model_cannot_see(kind):
     fields = {"image_token_id": VOCABULARY, "connector": "linear", "vision_feature_layer": -1}
@@ -139,7 +138,7 @@ def test_dropped_tokens_are_those_that_later_layers_of_any_language_model_cannot
     torch.testing.assert_close(model(ids, pixel_values=picture).logits[:, seen], wanted[:, seen], atol=1e-5, rtol=1e-5)
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 def test_with_nothing_taken_away_the_model_is_the_plain_one_bit_for_bit():
     ids, plain = torch.tensor([[BEGIN, *PICTURE, *words(4)]]), model_with()
     wanted = plain(ids, pixel_values=shown(1)).logits
@@ -154,7 +153,7 @@ def test_with_nothing_taken_away_the_model_is_the_plain_one_bit_for_bit():
     assert torch.equal(model.encode_images(shown(2)), plain.encode_images(shown(2)))
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 def test_words_before_a_picture_are_those_of_the_plain_model_and_later_pictures_change_none_before_them():
     model, plain = model_with("column"), model_with()
     ids = torch.tensor([[BEGIN, *words(3), *PICTURE, *words(2), *PICTURE, *words(2)]])
@@ -165,7 +164,7 @@ def test_words_before_a_picture_are_those_of_the_plain_model_and_later_pictures_
     assert (first - second)[:, -1].abs().max() > 1e-3
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("strategy", ["default", "full"])
 @pytest.mark.parametrize("kind", ["prune", "column"])
 def test_decoding_from_the_cache_is_recomputing_without_it_in_rows_of_different_lengths(kind, strategy):
@@ -190,7 +189,7 @@ def test_decoding_from_the_cache_is_recomputing_without_it_in_rows_of_different_
         torch.testing.assert_close(torch.cat(steps, 1)[number], alone, atol=1e-5, rtol=1e-5)
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}, {"use_cache": False}])
 def test_batched_generation_is_single_generation_and_cached_is_uncached(options):
     model, pictures = model_with("evit"), shown(3)
@@ -202,7 +201,7 @@ def test_batched_generation_is_single_generation_and_cached_is_uncached(options)
         assert row[-6:].tolist() == alone[0, len(ids) :].tolist()
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 def test_a_second_turn_with_a_picture_goes_on_from_the_cache_as_if_all_were_read_anew():
     model, pictures = model_with("column"), shown(2)
     first, second = [BEGIN, *PICTURE, *words(3)], [*words(2, 1), *PICTURE, *words(2, 2)]
@@ -212,7 +211,7 @@ def test_a_second_turn_with_a_picture_goes_on_from_the_cache_as_if_all_were_read
     torch.testing.assert_close(found[:, -2:], whole[:, -2:], atol=1e-5, rtol=1e-5)
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_packed_loss_is_that_of_single_samples(kind):
     model, pictures = model_with(kind), shown(3)
@@ -231,7 +230,7 @@ def test_packed_loss_is_that_of_single_samples(kind):
     torch.testing.assert_close(packed.loss, wanted, atol=1e-5, rtol=1e-5)
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 def test_gradients_pass_through_the_reducer_the_same_with_layers_computed_twice():
     ids, found = torch.tensor([[BEGIN, *PICTURE, *words(4)]]), []
     for again in (False, True):
@@ -255,7 +254,7 @@ def test_under_autocast_the_scores_are_those_of_full_precision_but_for_rounding(
     assert (found - wanted).abs().sum() < 0.1
 
 
-@exact
+@pytest.mark.light("token-transforming", "exact")
 def test_a_saved_model_answers_as_before_and_its_configuration_is_whole(tmp_path):
     model, ids = model_with("dct"), torch.tensor([[BEGIN, *PICTURE, *words(4)]])
     model.save_pretrained(tmp_path)
