@@ -19,15 +19,13 @@ from tessera.cards import read_card, write_card
 from tessera.data.images import Pixels
 from tessera.data.sample import Image, Still
 from tessera.errors import UserError
-from tessera.evaluate.classification import look, probabilities
+from tessera.evaluate.classification import Guess, likeliest, look, probabilities
 from tessera.files import atomic_folder
 from tessera.models.classifier import ImageClassifier
 from tessera.models.folder import read_folder
 from tessera.zoo.parts import quiet
 
 KIND = "image-classifier"
-
-Guess = tuple[str, float]
 
 
 class NamesPictures:
@@ -52,11 +50,7 @@ class NamesPictures:
         """The `top` likeliest classes of a picture, or of each of a list, with their probabilities."""
         single = not isinstance(images, list | tuple)
         shares = probabilities(self.model, _opened([images] if single else images), self.pixels)
-        best = shares.topk(min(top, len(self.classes)))
-        found = [
-            [(self.classes[place], share) for share, place in zip(*row, strict=True)]
-            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+        found = likeliest(shares, self.classes, top)
         return found[0] if single else found
 
 

@@ -20,6 +20,7 @@ from tessera.cards import read_card, write_card
 from tessera.data.images import Pixels
 from tessera.data.sample import Image, Still
 from tessera.errors import CheckpointError, UserError, nearest
+from tessera.evaluate.classification import Guess, likeliest
 from tessera.evaluate.codebook import code_features
 from tessera.files import atomic_folder
 from tessera.generate.image_codes import AS_PUBLISHED, sample_codes
@@ -33,8 +34,6 @@ from tessera.zoo.parts import quiet
 KIND = "image-maker"
 TOKENIZER, MODEL = "tokenizer", "transformer"  # folders within the model's
 TOGETHER = 64  # pictures that are drawn or looked at at once
-
-Guess = tuple[str, float]
 
 
 @dataclass
@@ -153,11 +152,8 @@ class ImageMaker:
             raise UserError("this model was trained without classes and names none")
         with torch.no_grad():
             features = torch.from_numpy(self.embed([images] if single else images)).to(self.model.device)
-            best = self.model.probe(features).softmax(-1).cpu().topk(min(top, len(self.classes)))
-        found = [
-            [(self.classes[place], share) for share, place in zip(*row, strict=True)]
-            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+            shares = self.model.probe(features).softmax(-1).cpu()
+        found = likeliest(shares, self.classes, top)
         return found[0] if single else found
 
     def save(self, folder: str | Path) -> None:

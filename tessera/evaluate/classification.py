@@ -5,7 +5,7 @@ Legend: n pictures, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,16 @@ from tessera.data.source import Source
 from tessera.models.classifier import NamesClasses
 
 BATCH = 128  # pictures that are looked at together
+Guess = tuple[str, float]
+
+
+def likeliest(shares: Tensor, classes: Sequence[str], top: int) -> list[list[Guess]]:
+    """The `top` largest probabilities of each row of `shares` [n, K] with their classes, largest first."""
+    best = shares.topk(min(top, len(classes)))
+    return [
+        [(classes[place], share) for share, place in zip(*row, strict=True)]
+        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -254,7 +254,7 @@ def cross_data_set(work: Path, budget: Budget = BUDGET) -> Study:
         expect="higher", published="a table of the paper that was not at hand; ImageNet prompts on 10 further sets",
     )  # fmt: skip
     return Bench(
-        work.name, things("colour and shape", "dusk", budget), targets, budget, work, (claim,), NOTES[:0],
+        work.name, things("colour and shape", "dusk", budget), targets, budget, work, (claim,), (),
         title="prompts for colours and shapes on classes of other names (drawn objects at dusk)",
     ).study()  # fmt: skip
 
@@ -267,7 +267,7 @@ def domain_shift(work: Path, budget: Budget = BUDGET) -> Study:
         expect="higher", published="a table of the paper that was not at hand; ImageNet prompts on 4 variants of it",
     )  # fmt: skip
     return Bench(
-        work.name, things("colour and shape", "day", budget), targets, budget, work, (claim,), NOTES[:0],
+        work.name, things("colour and shape", "day", budget), targets, budget, work, (claim,), (),
         title="prompts learned by day on the same classes in other lights and views (drawn objects)",
     ).study()  # fmt: skip
 

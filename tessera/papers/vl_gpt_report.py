@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from tessera.study.report import (
     keep_picture,
     thin,
 )
+from tessera.train.log import read_lines
 from tessera.zoo.suites import scenes
 
 SHOWN = 12  # samples of each kind
@@ -219,13 +219,9 @@ def _part(folder: Path, segment: Segment) -> Part:
     return Part(text=segment.text)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def _curves(folder: Path):
     series: dict[tuple[str, str], tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-    for line in _lines(folder / "metrics.jsonl"):
+    for line in read_lines(folder / "metrics.jsonl"):
         for name, value in line.items():
             if name not in ("step", "stage", "loss", "lr", "gradient_norm", "tokens") and isinstance(value, float):
                 steps, values = series[line["stage"], name]
@@ -237,7 +233,7 @@ def _curves(folder: Path):
 
 
 def _stage_times(folder: Path):
-    for stage, lines in itertools.groupby(_lines(folder / "timings.jsonl"), key=lambda line: line["stage"]):
+    for stage, lines in itertools.groupby(read_lines(folder / "timings.jsonl"), key=lambda line: line["stage"]):
         seconds = [line["seconds"] for line in lines]
         yield StageTime(name=stage, steps=len(seconds), seconds=sum(seconds))
 

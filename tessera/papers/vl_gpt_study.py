@@ -49,6 +49,7 @@ from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK, run
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
+from tessera.train.log import read_lines
 from tessera.train.select import choose_precision
 from tessera.zoo.foundation import MINI, Foundation, ImageConditioner, TextConditioner, load_mini
 from tessera.zoo.parts import locate, quiet
@@ -326,8 +327,7 @@ class Trained:
 
     def outcome(self, items: Items, own: Sequence[str]) -> Outcome:
         """Scores with the budget of the arm's own stages; the language model, now measured, is deleted."""
-        logs = [(self.folders[stage] / "timings.jsonl").read_text(encoding="utf-8").splitlines() for stage in own]
-        lines = [json.loads(line) for log in logs for line in log]
+        lines = [line for stage in own for line in read_lines(self.folders[stage] / "timings.jsonl")]
         outcome = Outcome(items=items, steps=len(lines), samples=sum(line["samples"] for line in lines))
         shutil.rmtree(self.folders["language"])
         return outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.train.engine import Stage, Trainer
+from tessera.train.log import read_lines
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,6 @@ def trained(trainer: Trainer, stages: Iterable[Stage], steps: int) -> Iterator[T
             yield stage
 
     trainer.run(seen(), steps)
-    lines = [json.loads(line) for line in (trainer.out / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(trainer.out / "timings.jsonl")
     yield Trained(models[-1], len(lines), sum(line["samples"] for line in lines))
     shutil.rmtree(trainer.out)

@@ -40,6 +40,11 @@ def cut(file: Path, step: int) -> None:
         write_text(file, "".join(kept))
 
 
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` or `timings.jsonl`; none where the file is absent."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
 class MetricsLog:
     """Appends to `metrics.jsonl` and `timings.jsonl` of a run folder, and to TensorBoard where asked.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ def build(
         UserError: an unknown part, or `out` holds a run and `resume` is off.
     """
     from tessera.train.engine import Trainer
+    from tessera.train.log import read_lines
 
     chosen = recipe(name)
     steps = steps or chosen.steps
@@ -51,8 +51,8 @@ def build(
             yield stage
 
     trainer.run(staged(), total_steps=steps)
-    timings = (out / "run" / "timings.jsonl").read_text(encoding="utf-8").splitlines()
-    seconds = sum(json.loads(line)["seconds"] for line in timings)  # of all steps, also those before it was resumed
+    # Of all steps, also those before the run was resumed.
+    seconds = sum(line["seconds"] for line in read_lines(out / "run" / "timings.jsonl"))
     with atomic_folder(out / name) as folder:
         chosen.save(stages[-1].model, folder)
         made = {"built": f"Built by `tessera zoo build {name}`", "seed": seed, "steps": steps}

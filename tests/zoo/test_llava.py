@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,15 +29,28 @@ def _font() -> bool:
 pytestmark = pytest.mark.skipif(not _font(), reason="no emoji font")
 
 
-@pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_small(out: Path, **options: bool) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llava, "ROWS", 1)
         patch.setattr(llava, "ROW_LENGTH", 256)
         patch.setattr(llava, "RECIPE", replace(llava.RECIPE, scores=partial(llava.scores, pictures=2)))
-        out = tmp_path_factory.mktemp("zoo") / "llava"
-        build.build("llava", out, steps=2)
+        return build.build("llava", out, steps=2, **options)
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("zoo") / "llava"
+    built_small(out)
     return out
+
+
+def test_the_seconds_of_a_resumed_part_are_those_of_all_its_steps(part: Path, tmp_path: Path) -> None:
+    out = tmp_path / "llava"
+    shutil.copytree(part / "run", out / "run")
+    file = out / "run" / "timings.jsonl"
+    slow = [json.loads(line) | {"seconds": 50.0} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in slow))
+    assert built_small(out, resume=True)["seconds"] == 100
 
 
 def test_the_connector_learns_first_and_then_with_the_language_model(part: Path) -> None:
