@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tessera.data.sample import Action, Sample, Segment, State, Text, Video
 from tessera.errors import UserError
 
 
@@ -40,6 +42,18 @@ class Episode:
         return len(self.action)
 
 
+@dataclass(frozen=True)
+class Robot:
+    """Who acts: its name, `fps` actions a second, the lowest and highest value of actions (numbers or float [A]), and
+    what the numbers of a state and of an action are called."""
+
+    name: str
+    fps: int
+    limits: tuple[Any, Any]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+
+
 def checked_actions(
     action: ArrayLike, low: ArrayLike, high: ArrayLike, names: Sequence[str] = (), where: str = ""
 ) -> np.ndarray:
@@ -65,3 +79,11 @@ def checked_actions(
             " clip the action, or put it into the units of its world"
         )
     return values
+
+
+def episode_sample(episode: Episode, fps: float, name: str, meta: Mapping[str, Any] | None = None) -> Sample:
+    """An episode as a Sample: instruction, a film of each camera, states, all only read; and actions, learned."""
+    segments: list[Segment] = [Text(episode.goal, learned=False)]
+    segments += [Video(frames, fps, learned=False) for frames in episode.cameras.values()]
+    segments += [State(episode.state), Action(episode.action)]
+    return Sample(tuple(segments), id=name, meta=meta or {})

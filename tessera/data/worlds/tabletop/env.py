@@ -39,7 +39,7 @@ class Tabletop(gymnasium.Env):
         render_mode: "rgb_array" for `render` to give the table as uint8 [256, 256, 3], or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": FPS}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}
     action_limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     action_names: ClassVar[tuple[str, ...]] = ("dx", "dy", "dz", "gripper")
     state_names: ClassVar[tuple[str, ...]] = ("x", "y", "z", "gripper")

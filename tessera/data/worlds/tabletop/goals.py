@@ -120,14 +120,15 @@ def done(goal: Goal, start: Table, now: Table) -> bool:
 
 
 def free_spot(table: Table, index: int, side: str) -> tuple[float, float] | None:
-    """The point of a tray with the most room for thing `index`; None where none has enough."""
+    """The point nearest to the middle of a tray with room for thing `index`; None where there is none."""
     x, y = TRAYS[side]
     offsets = np.linspace(-INSIDE + 0.02, INSIDE - 0.02, 5)
     others = [n for n in table.standing() if n != index]
-    spots = [(x + dx, y + dy) for dx in offsets for dy in offsets]
-    room = [min((table.gap(n, *spot) for n in others), default=1.0) - 0.01 * abs(spot[0] - x) for spot in spots]
-    best = int(np.argmax(room))
-    return spots[best] if room[best] > 2 * RADIUS + 0.01 else None
+    spots = sorted(((dx, dy) for dx in offsets for dy in offsets), key=lambda spot: np.hypot(*spot))
+    for dx, dy in spots:
+        if all(table.gap(n, x + dx, y + dy) > 2 * RADIUS + 0.02 for n in others):
+            return x + float(dx), y + float(dy)
+    return None
 
 
 def _can_push(table: Table, index: int, side: str) -> bool:
