@@ -223,6 +223,19 @@ def test_other_cameras_versions_and_folders_are_one_sentence(copied: Path) -> No
         LeRobotEpisodes(copied / "data")
 
 
+def test_damaged_tables_are_one_sentence(copied: Path) -> None:
+    table = pq.read_table(copied / ROWS)
+    pq.write_table(table.drop_columns(["task_index"]), copied / ROWS)
+    with pytest.raises(DataError, match="file-000.parquet has no column 'task_index'"):
+        LeRobotEpisodes(copied)
+    (copied / "meta/tasks.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="tasks.parquet cannot be read as Parquet"):
+        LeRobotEpisodes(copied)
+    (copied / "meta/info.json").write_text('{"codebase_version": "v3.0", "fps": 10}')
+    with pytest.raises(DataError, match="info.json does not say features"):
+        LeRobotEpisodes(copied)
+
+
 def test_a_folder_of_episodes_is_a_world(whole: Path) -> None:
     world = open_reader(whole)
     assert world.tasks == ("episodes",)

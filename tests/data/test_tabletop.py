@@ -188,6 +188,10 @@ def test_gymnasium_finds_nothing_wrong_with_the_environment(env: gymnasium.Env) 
         check_env(env.unwrapped)
 
 
+def test_it_can_be_made_by_the_name_of_its_module() -> None:
+    assert isinstance(gymnasium.make(f"tessera.data.worlds.tabletop:{ID}").unwrapped, Tabletop)
+
+
 def test_the_same_seed_and_actions_give_the_same_pictures(env: gymnasium.Env) -> None:
     def played(seed: int) -> list[np.ndarray]:
         actions = np.random.default_rng(1).uniform(-1, 1, (8, 4)).astype(np.float32)

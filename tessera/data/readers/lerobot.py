@@ -23,7 +23,7 @@ from tessera.data.quality import Tally
 from tessera.data.readers.files import FileWorld, Record, read_json
 from tessera.data.sample import Sample
 from tessera.data.videos import frame_times, read_frames
-from tessera.errors import BadSample, DataError, UserError, nearest
+from tessera.errors import BadSample, DataError, UserError, nearest, reason
 from tessera.extras import needed
 from tessera.files import sha256
 
@@ -68,7 +68,6 @@ class LeRobotEpisodes(Sequence[Episode]):
     ) -> None:
         self.path, self.limits, self.memory = Path(path), limits, memory
         self.name = str(path)
-        self._parquet = needed("pyarrow.parquet", "robot")
         self.info = _read_info(self.path)
         self.fps = float(self.info["fps"])
         self.features: dict[str, dict[str, Any]] = self.info["features"]
@@ -79,6 +78,7 @@ class LeRobotEpisodes(Sequence[Episode]):
             raise DataError(f"{path} holds no usable episode: {self.skipped}")
         self.skipped.log(self.name, len(self.places))
         self._kept: OrderedDict[int, Episode] = OrderedDict()
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -109,14 +109,15 @@ class LeRobotEpisodes(Sequence[Episode]):
         index = range(len(self))[index]
         if index not in self._kept:
             self._kept[index] = self._read(self.places[index])
-            while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self.memory:
-                self._kept.popitem(last=False)
+            self._held += _bytes(self._kept[index])
+            while len(self._kept) > 1 and self._held > self.memory:
+                self._held -= _bytes(self._kept.popitem(last=False)[1])
         self._kept.move_to_end(index)
         return self._kept[index]
 
     def _read(self, place: _Place) -> Episode:
         shown = [key for key in self.cameras.values() if key not in place.films]
-        table = self._parquet.read_table(place.data, columns=[STATE, ACTION, *shown]).take(list(place.rows))
+        table = _table(place.data, [STATE, ACTION, *shown]).take(list(place.rows))
         state, action = (_numbers(table[key]) for key in (STATE, ACTION))
         if self.limits is not None:
             names = self.features[ACTION].get("names")
@@ -133,7 +134,7 @@ class LeRobotEpisodes(Sequence[Episode]):
 
     def _find(self) -> list[_Place]:
         """Every whole episode, by its number."""
-        tasks = _read_tasks(self._parquet, self.path / TASKS)
+        tasks = _read_tasks(self.path / TASKS)
         rows = self._described()
         data = {path: self._rows(path) for path in {self._data(row) for row in rows}}
         times: dict[Path, np.ndarray] = {}
@@ -159,9 +160,18 @@ class LeRobotEpisodes(Sequence[Episode]):
             raise DataError(f"{self.path} has no {EPISODES.format(chunk_index=0, file_index=0)}")
         rows: list[dict[str, Any]] = []
         for file in files:
-            names = [name for name in self._parquet.read_schema(file).names if not name.startswith("stats/")]
-            rows += self._parquet.read_table(file, columns=names).to_pylist()
+            rows += _table(file).to_pylist()
+        wanted = {"episode_index", "length", "data/chunk_index", "data/file_index"}
+        for key in self._filmed:
+            wanted |= {f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")}
+        missing = sorted(wanted - rows[0].keys()) if rows else []
+        if missing:
+            raise DataError(f"{files[0]} has no column {missing[0]!r}")
         return rows
+
+    @property
+    def _filmed(self) -> list[str]:
+        return [key for key in self.cameras.values() if self.features[key]["dtype"] == "video"]
 
     def _data(self, row: Mapping[str, Any]) -> Path:
         where = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
@@ -171,7 +181,7 @@ class LeRobotEpisodes(Sequence[Episode]):
         """Episode -> (frame, row, task) of each of its rows, in the order of frames."""
         found: dict[int, list[tuple[int, int, int]]] = {}
         if path.exists():
-            table = self._parquet.read_table(path, columns=["episode_index", "frame_index", "task_index"])
+            table = _table(path, ["episode_index", "frame_index", "task_index"])
             columns = (table[name].to_pylist() for name in table.column_names)
             for row, (episode, frame, task) in enumerate(zip(*columns, strict=True)):
                 found.setdefault(episode, []).append((frame, row, task))
@@ -185,11 +195,10 @@ class LeRobotEpisodes(Sequence[Episode]):
         if [frame for frame, _, _ in rows] != list(range(length)):
             raise BadSample(f"with {len({frame for frame, _, _ in rows})} of {length} frames in their rows")
         films = {}
-        for key in self.cameras.values():
-            if self.features[key]["dtype"] == "video":
-                where = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
-                film = self.path / self.info["video_path"].format(video_key=key, **where)
-                films[key] = (film, float(row[f"videos/{key}/from_timestamp"]))
+        for key in self._filmed:
+            where = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
+            film = self.path / self.info["video_path"].format(video_key=key, **where)
+            films[key] = (film, float(row[f"videos/{key}/from_timestamp"]))
         goal = tasks.get(rows[0][2]) if rows else None
         if not goal:
             raise BadSample("without an instruction" if rows else "without a frame")
@@ -210,9 +219,12 @@ def _read_info(path: Path) -> dict[str, Any]:
             f"{path} is a LeRobot data set of version {version}, and {VERSION} is read;"
             " LeRobot converts it: python -m lerobot.scripts.convert_dataset_v21_to_v30"
         )
-    missing = [key for key in (STATE, ACTION) if key not in info["features"]]
-    if missing:
-        raise DataError(f"{path} has no feature {missing[0]}, which episodes need")
+    for key in ("fps", "features", "data_path"):
+        if key not in info:
+            raise DataError(f"{path / INFO} does not say {key}")
+    for key in (STATE, ACTION):
+        if key not in info["features"]:
+            raise DataError(f"{path} has no feature {key}, which episodes need")
     return info
 
 
@@ -224,18 +236,29 @@ def _cameras(name: str, features: Mapping[str, Any], asked: Mapping[str, str] | 
     return dict(asked) if asked is not None else {key.rpartition(".")[2]: key for key in there}
 
 
-def _read_tasks(parquet: Any, path: Path) -> dict[int, str]:
-    if not path.exists():
-        raise DataError(f"{path} is missing: it holds the instructions")
-    table = parquet.read_table(path)
+def _table(path: Path, columns: list[str] | None = None) -> Any:
+    """A Parquet file's table, of its columns but statistics where they are not named."""
+    pa, parquet = needed("pyarrow", "robot"), needed("pyarrow.parquet", "robot")
+    try:
+        there = parquet.read_schema(path).names
+        for name in columns or []:
+            if name not in there:
+                raise DataError(f"{path} has no column {name!r}")
+        return parquet.read_table(path, columns=columns or [name for name in there if not name.startswith("stats/")])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {reason(error)}") from None
+
+
+def _read_tasks(path: Path) -> dict[int, str]:
+    table = _table(path)
     words = next(name for name in table.column_names if name != "task_index")
     return dict(zip(table["task_index"].to_pylist(), table[words].to_pylist(), strict=True))
 
 
 def _check_film(film: Path, times: np.ndarray, start: float, count: int, fps: float) -> None:
     wanted = start + np.arange(count) / fps
-    nearest_ = np.abs(times[None] - wanted[:, None]).min(1) if len(times) else np.full(count, np.inf)
-    missing = int((nearest_ > 0.1 / fps).sum())
+    off = np.abs(times[None] - wanted[:, None]).min(1) if len(times) else np.full(count, np.inf)
+    missing = int((off > 0.1 / fps).sum())
     if missing:
         raise BadSample(f"with {count - missing} of {count} frames in {film.parent.parent.name}")
 
