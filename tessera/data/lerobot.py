@@ -134,8 +134,8 @@ class LeRobotWriter:
         if not len(episode) or not episode.goal.strip():
             raise UserError(f"{name} has no {'frames' if episode.goal.strip() else 'instruction'}")
         checked_actions(episode.action, *self.robot.limits, self.robot.action_names, where=f" of {name}")
-        sizes = {camera: pictures.shape[1:] for camera, pictures in episode.cameras.items()}
-        sizes["state"] = episode.state.shape[1:]
+        sizes = {CAMERA + camera: pictures.shape[1:] for camera, pictures in episode.cameras.items()}
+        sizes |= {STATE: episode.state.shape[1:], ACTION: episode.action.shape[1:]}
         if self._sizes and sizes != self._sizes:
             raise UserError(f"{name} has {_said(sizes)}, and those before it {_said(self._sizes)}")
         self._sizes = sizes
@@ -171,14 +171,7 @@ class LeRobotWriter:
 
     def _write(self, columns: Mapping[str, np.ndarray], chunk: int, file: int) -> None:
         """One row group an episode, so that a reader finds it without the rest."""
-        pa = self._pa
-        arrays = {
-            name: pa.array(values)
-            if values.ndim == 1 or values.shape[1] == 1
-            else pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-            for name, values in ((n, v[:, 0] if v.ndim == 2 and v.shape[1] == 1 else v) for n, v in columns.items())
-        }
-        table = pa.table(arrays)
+        table = self._pa.table({name: _array(self._pa, values) for name, values in columns.items()})
         if self._data is None:
             path = self.folder / DATA.format(chunk_index=chunk, file_index=file)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,13 +205,13 @@ class LeRobotWriter:
         write_json(self.folder / INFO, self._info())
 
     def _info(self) -> dict[str, Any]:
-        features: dict[str, Any] = {}
-        for name, size in self._sizes.items():
-            if name != "state":
-                features[CAMERA + name] = _camera(size, self.robot.fps)
-        widths = [(STATE, self._sizes["state"][0], self.robot.state_names)]
-        widths.append((ACTION, len(self._stats[ACTION].rows[0]["mean"]), self.robot.action_names))
-        features |= {key: {"dtype": "float32", "shape": [n], "names": list(names)} for key, n, names in widths}
+        names = {STATE: self.robot.state_names, ACTION: self.robot.action_names}
+        features: dict[str, Any] = {
+            key: {"dtype": "float32", "shape": list(size), "names": list(names[key])}
+            if key in names
+            else _camera(size, self.robot.fps)
+            for key, size in self._sizes.items()
+        }
         features |= {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in _OWN.items()}
         return {
             "codebase_version": VERSION, "fps": self.robot.fps, "features": features, "total_episodes": self.episodes,
@@ -234,6 +227,13 @@ def _said(sizes: Mapping[str, tuple[int, ...]]) -> str:
 
 def _flat(name: str, stats: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {f"stats/{name}/{kind}": value.tolist() for kind, value in stats.items()}
+
+
+def _array(pa: Any, values: np.ndarray) -> Any:
+    """A column of numbers [T] or [T, D]; lists of one number are numbers, as LeRobot has them."""
+    if values.ndim == 2 and values.shape[1] > 1:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return pa.array(values.ravel())
 
 
 def _camera(size: tuple[int, ...], fps: int) -> dict[str, Any]:
