@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", CONSTRAINTS, re.MULTILINE))
 MODULE_OF = {"pillow": "PIL"}
-OPTIONAL = {"pycocoevalcap", "sklearn", "lmms_eval"}
+OPTIONAL = {"pycocoevalcap", "sklearn", "lmms_eval", "gymnasium"}
 
 
 def _third_party_imports() -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files",),
+    ("files", "extras"),
     ("cards",),
     ("weights",),
     ("data",),

@@ -41,7 +41,7 @@ COMMANDS = {
     "zoo build": ("stock:ZooBuild", "train a mini part anew"),
     "worlds list": ("stock:WorldsList", "the embedded worlds"),
     "worlds show": ("stock:WorldsShow", "some samples of a world, as one picture and text"),
-    "worlds export": ("stock:WorldsExport", "write a world as WebDataset shards"),
+    "worlds export": ("stock:WorldsExport", "write a world as WebDataset shards or a LeRobot data set"),
     "bench": ("benching:Bench", "speed against the peers and against this machine's ceiling"),
     "doctor": ("doctor:Doctor", "what this machine can run"),
 }

@@ -15,6 +15,10 @@ from tessera.files import atomic_file
 if TYPE_CHECKING:
     from PIL import Image as PIL
 
+    from tessera.data.sample import Sample
+
+COLUMNS = 8  # pictures in a row of a sheet
+
 
 @dataclass
 class ZooList:
@@ -92,8 +96,8 @@ class WorldsList:
 class WorldsShow:
     """Samples of a world: their words here, their pictures on one sheet."""
 
-    name: str = argument("scenes, emoji, or a path of your files")
-    task: str = option("pairs, questions, edits, pages, …", "pairs")
+    name: str = argument("scenes, emoji, tabletop, or a path of your files")
+    task: str | None = option("pairs, questions, edits, pages, episodes, … (default: the world's first)", None)
     split: Literal["train", "heldout"] = option("which part of the world", "train")
     count: int = option("how many samples", 8, least=1)
     out: Path = option("the sheet", Path("world.png"))
@@ -101,19 +105,32 @@ class WorldsShow:
     def run(self) -> None:
         from tessera.data.worlds.base import open_world
 
-        source = open_world(self.name).source(self.task, self.split)
+        world = open_world(self.name)
+        source = world.source(self.task or world.tasks[0], self.split)
         step = max(1, len(source) // self.count)
         samples = [source[index] for index in islice(range(0, len(source), step), self.count)]
         for sample in samples:
             print(f"{sample.id}: {sample.text}")
-        pictures = [image.pil() for sample in samples for image in sample.images]
+        pictures = [picture for sample in samples for picture in stills(sample)]
         if pictures:
             with atomic_file(self.out) as aside:
                 sheet(pictures).save(aside, format="PNG")
             print(f"pictures: {self.out}")
 
 
-def sheet(pictures: list[PIL.Image], side: int = 128, columns: int = 8) -> PIL.Image:
+def stills(sample: Sample) -> list[PIL.Image]:
+    """The pictures of a sample; of a film, as many as there are in a row of a sheet, from its first to its last."""
+    import numpy as np
+    from PIL import Image
+
+    found = [image.pil() for image in sample.images]
+    for film in sample.films:
+        places = np.linspace(0, len(film.frames) - 1, COLUMNS).round().astype(int)
+        found += [Image.fromarray(film.frames[place]) for place in places]
+    return found
+
+
+def sheet(pictures: list[PIL.Image], side: int = 128, columns: int = COLUMNS) -> PIL.Image:
     """Pictures in rows, each fitted into a square of `side` pixels."""
     from PIL import Image, ImageOps
 
@@ -128,19 +145,28 @@ def sheet(pictures: list[PIL.Image], side: int = 128, columns: int = 8) -> PIL.I
 
 @dataclass
 class WorldsExport:
-    """Write a task of a world as WebDataset shards, which `tessera train --data` and others' tools read."""
+    """Write a task of a world in a form that `tessera train --data` and others' tools read.
 
-    name: str = argument("scenes, emoji, or a path of your files")
-    out: Path = option("folder for the shards")
-    task: str = option("pairs, questions, edits, pages, …", "pairs")
+    Words and pictures become WebDataset shards, episodes a LeRobot data set.
+    """
+
+    name: str = argument("scenes, emoji, tabletop, or a path of your files")
+    out: Path = option("folder for the shards or the data set")
+    task: str | None = option("pairs, questions, edits, pages, episodes, … (default: the world's first)", None)
     split: Literal["train", "heldout"] = option("which part of the world", "train")
     count: int | None = option("how many samples (default: all)", None, least=1)
     shard: int = option("samples in a shard", 1000, least=1)
 
     def run(self) -> None:
         from tessera.data.worlds.base import open_world
-        from tessera.data.worlds.export import write_shards
+        from tessera.data.worlds.export import write_episodes, write_shards
 
-        source = open_world(self.name).source(self.task, self.split)
-        shards, written, skipped = write_shards(source, self.out, count=self.count, size=self.shard)
-        print(f"{written} samples in {shards} shards: {self.out}" + (f"; {skipped} skipped" if skipped else ""))
+        world = open_world(self.name)
+        source = world.source(self.task or world.tasks[0], self.split)
+        if (self.task or world.tasks[0]) == "episodes":
+            written, frames, skipped = write_episodes(source, self.out, count=self.count)
+            what = f"{written} episodes of {number(frames)} frames"
+        else:
+            shards, written, skipped = write_shards(source, self.out, count=self.count, size=self.shard)
+            what = f"{written} samples in {shards} shards"
+        print(f"{what}: {self.out}" + (f"; {skipped} skipped" if skipped else ""))

@@ -70,7 +70,7 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a robot senses of itself, float [D], in the units of its world."""
+    """What a robot senses of itself, float [D] or through a whole episode [T, D], in the units of its world."""
 
     values: np.ndarray
     learned: bool = False
@@ -78,7 +78,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a robot does next, float [D] or a chunk [T, D], in the units of its world."""
+    """What a robot does next, float [D], or a chunk or a whole episode [T, D], in the units of its world."""
 
     values: np.ndarray
     learned: bool = True
@@ -110,6 +110,11 @@ class Sample:
     def images(self) -> tuple[Image, ...]:
         """The pictures in reading order."""
         return tuple(segment for segment in self.segments if isinstance(segment, Image))
+
+    @property
+    def films(self) -> tuple[Video, ...]:
+        """The films in reading order."""
+        return tuple(segment for segment in self.segments if isinstance(segment, Video))
 
     @property
     def text(self) -> str:

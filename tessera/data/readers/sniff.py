@@ -12,12 +12,14 @@ from tessera.data.readers.llava import llava_world
 from tessera.data.readers.shards import open_shards
 from tessera.errors import DataError
 
-KNOWN = "a folder of pictures, .tar shards, or a JSON file of LLaVA conversations or COCO captions"
+KNOWN = (
+    "a folder of pictures or of LeRobot episodes, .tar shards, or a JSON file of LLaVA conversations or COCO captions"
+)
 
 
 def open_reader(path: str | Path) -> FileWorld[Any]:
     """The user's files at `path` as a World: a folder of pictures, WebDataset shards (a path, a brace
-    pattern, or a folder of .tar files), LLaVA conversations or COCO captions.
+    pattern, or a folder of .tar files), LLaVA conversations, COCO captions or LeRobot episodes.
 
     Raises:
         DataError: nothing there, an unknown format, or nothing usable in it, with counts by reason.
@@ -28,6 +30,10 @@ def open_reader(path: str | Path) -> FileWorld[Any]:
     if not place.exists():
         raise DataError(f"{place}: no such file or folder")
     if place.is_dir():
+        if (place / "meta" / "info.json").exists():
+            from tessera.data.readers.lerobot import lerobot_world  # only now: needs the extra robot
+
+            return lerobot_world(place)
         shards = sorted(place.glob("*.tar"))
         return open_shards(shards) if shards else open_folder(place)
     if place.suffix.lower() in (".json", ".jsonl"):

@@ -13,6 +13,7 @@ from tessera.errors import UserError, nearest
 EMBEDDED = {
     "scenes": "tessera.data.worlds.scenes.world:ScenesWorld",
     "emoji": "tessera.data.worlds.emoji:EmojiWorld",
+    "tabletop": "tessera.data.worlds.tabletop.world:TabletopWorld",
 }
 
 

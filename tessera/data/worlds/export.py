@@ -1,13 +1,17 @@
-"""A source as WebDataset shards, in the layouts that `tessera.data.readers` reads back."""
+"""A source as WebDataset shards or a LeRobot data set, in the layouts that `tessera.data.readers` reads back."""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from tessera.data.episodes import Episode, Robot
+from tessera.data.lerobot import write_lerobot
 from tessera.data.sample import Image, Sample, Segment, Text
 from tessera.data.source import Source
 from tessera.errors import BadSample, UserError
@@ -90,6 +94,34 @@ def write_shards(
                         skipped += 1
             shards += 1
     return shards, total - skipped, skipped
+
+
+@runtime_checkable
+class Acted(Protocol):
+    """A source that was acted, and so knows its episodes and who acted."""
+
+    robot: Robot
+
+    def episodes(self, count: int) -> Iterator[Episode]:
+        """The first `count` episodes, without those that cannot be used."""
+        ...
+
+
+def write_episodes(source: Source, out: str | Path, *, count: int | None = None) -> tuple[int, int, int]:
+    """Write the first `count` episodes of `source` (default all) as the LeRobot data set `out`.
+
+    Returns:
+        The numbers of episodes and frames written, and of episodes left out.
+
+    Raises:
+        UserError: `out` holds something already, the disk is full, or `source` is of a user's own files.
+        DataError: there is no episode.
+    """
+    if not isinstance(source, Acted):
+        raise UserError(f"{source.name} is a LeRobot data set already; copy its folder")
+    total = len(source) if count is None else min(count, len(source))
+    written, frames = write_lerobot(source.episodes(total), out, source.robot)
+    return written, frames, total - written
 
 
 def _add(tar: tarfile.TarFile, key: str, content: dict[str, bytes]) -> None:

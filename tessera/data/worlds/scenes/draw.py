@@ -37,10 +37,12 @@ def _polygon_distance(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.n
     return np.where(crosses.sum(axis=0) % 2 == 1, -distance, distance)
 
 
-def _distance(thing: SceneObject, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance in pixels of points (x, y), relative to the centre, to the outline of an object."""
-    r = thing.radius
-    match thing.shape:
+def outline(shape: str, r: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Signed distance of points (x, y) [H, W], relative to the centre, to the outline of a shape of radius `r`.
+
+    Negative inside, in the units of `r`.
+    """
+    match shape:
         case "circle":
             return np.hypot(x, y) - r
         case "square":
@@ -95,7 +97,7 @@ def _background(scene: Scene) -> np.ndarray:
 
 
 def _alpha(thing: SceneObject, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.clip(0.5 - _distance(thing, x, y), 0, 1)
+    return np.clip(0.5 - outline(thing.shape, thing.radius, x, y), 0, 1)
 
 
 def draw(scene: Scene) -> np.ndarray:

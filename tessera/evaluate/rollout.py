@@ -1,0 +1,186 @@
+"""A policy in an environment: how often it does what it is told, and how many of five tasks in a row.
+
+A policy is a function of what was observed lately and of the goal in words, and gives the next action. What was
+observed is a dict of the environment's own observations, stacked: array [t, ...] each, t from 1 up to `window`, the
+latest last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tessera.data.episodes import checked_actions
+from tessera.errors import UserError
+from tessera.evaluate.intervals import Estimate, bootstrap_mean, exact_binomial
+
+Policy = Callable[[Mapping[str, np.ndarray], str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One try: whether the goal was reached, after how many steps, with how much reward; and `frames`, what the
+    environment rendered, uint8 [H, W, 3] each, where it was asked for."""
+
+    goal: str
+    task: str
+    success: bool
+    steps: int
+    reward: float
+    frames: list[np.ndarray] = field(default_factory=list, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class SuccessReport:
+    """The share of successes with its exact 95 % interval, the same for each task where the environment names them, and
+    the mean number of steps."""
+
+    success: Estimate
+    tasks: dict[str, Estimate]
+    steps: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        tasks = {task: share.to_json() for task, share in self.tasks.items()}
+        return {"success": self.success.to_json(), "tasks": tasks, "steps": self.steps}
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """How many goals of each chain were reached in a row: `average` with its bootstrap interval, and `reached`, the
+    shares of chains in which at least 1, 2, ... were, with exact intervals."""
+
+    lengths: tuple[int, ...]
+    average: Estimate
+    reached: tuple[Estimate, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        reached = [share.to_json() for share in self.reached]
+        return {"lengths": list(self.lengths), "average": self.average.to_json(), "reached": reached}
+
+
+class AskedFor(Protocol):
+    """A chain: what a table is like at first, and what is asked for then (`tessera.data.worlds.tabletop.chain`)."""
+
+    @property
+    def table(self) -> Any: ...
+
+    @property
+    def goals(self) -> tuple[Any, ...]: ...
+
+
+def roll(
+    env: Any,
+    policy: Policy,
+    begun: tuple[Any, dict[str, Any]],
+    *,
+    window: int,
+    steps: int | None,
+    goal: str,
+    film: bool,
+) -> Rollout:
+    """Go on from `begun`, which `env.reset` gave, until the environment ends it or `steps` are over.
+
+    Args:
+        goal: what the policy is told where the environment's `info` has no "goal".
+        film: keep what the environment renders, also before the first step and after the last.
+
+    Raises:
+        UserError: an action outside the environment's limits.
+    """
+    seen, info = begun
+    told = str(info.get("goal", goal))
+    lately: deque[Any] = deque(maxlen=window)
+    frames, reward, count, ended = [env.render()] if film else [], 0.0, 0, False
+    while not ended:
+        lately.append(seen if isinstance(seen, Mapping) else {"observation": seen})
+        stacked = {name: np.stack([one[name] for one in lately]) for name in lately[-1]}
+        action = _within(env, policy(stacked, told))
+        seen, gained, terminated, truncated, info = env.step(action)
+        reward, count = reward + float(gained), count + 1
+        ended = terminated or truncated or count == steps
+        if film:
+            frames.append(env.render())
+    success = bool(info.get("is_success", info.get("success", terminated)))
+    return Rollout(told, str(info.get("task", "")), success, count, reward, frames)
+
+
+def _within(env: Any, action: np.ndarray) -> np.ndarray:
+    space = env.action_space
+    return checked_actions(action, space.low, space.high) if hasattr(space, "low") else action
+
+
+def rollout(
+    env: Any,
+    policy: Policy,
+    *,
+    seed: int,
+    window: int = 10,
+    steps: int | None = None,
+    goal: str = "",
+    film: bool = False,
+) -> Rollout:
+    """One episode of a Gymnasium environment from its seed; see `roll`."""
+    return roll(env, policy, env.reset(seed=seed), window=window, steps=steps, goal=goal, film=film)
+
+
+def success_rate(
+    env: Any,
+    policy: Policy,
+    episodes: int = 100,
+    *,
+    seed: int = 0,
+    window: int = 10,
+    steps: int | None = None,
+    goal: str = "",
+) -> SuccessReport:
+    """Episodes of seeds `seed`, `seed` + 1, ...
+
+    Raises:
+        UserError: no episodes, or an action outside the limits.
+    """
+    if episodes < 1:
+        raise UserError(f"a success rate needs at least one episode, not {episodes}")
+    tried = [
+        rollout(env, policy, seed=seed + number, window=window, steps=steps, goal=goal) for number in range(episodes)
+    ]
+    asked, reached = Counter(one.task for one in tried), Counter(one.task for one in tried if one.success)
+    tasks = {task: exact_binomial(reached[task], count) for task, count in sorted(asked.items()) if task}
+    success = exact_binomial(sum(reached.values()), episodes)
+    return SuccessReport(success, tasks, float(np.mean([one.steps for one in tried])))
+
+
+def chain_lengths(
+    env: Any, policy: Policy, chains: Iterable[AskedFor], *, window: int = 10, steps: int = 80
+) -> ChainReport:
+    """How far a policy gets along chains: it is asked for the next goal only where it has reached the one before.
+
+    Args:
+        env: an environment that can be asked for one goal after the other, as `tessera/Tabletop-v0`: `reset` takes
+            "table" and "goal" as options, and `begin(goal)` sets the next.
+        steps: how long it may take over each goal.
+
+    Raises:
+        UserError: no chains, an environment that has none, or an action outside the limits.
+    """
+    env = env.unwrapped
+    if not hasattr(env, "begin"):
+        raise UserError(f"{type(env).__name__} has one goal an episode; chains need one like tessera/Tabletop-v0")
+    lengths, most = [], 0
+    for asked in chains:
+        length, most = 0, max(most, len(asked.goals))
+        for goal in asked.goals:
+            begun = env.begin(goal) if length else env.reset(options={"table": asked.table, "goal": goal})
+            if not roll(env, policy, begun, window=window, steps=steps, goal="", film=False).success:
+                break
+            length += 1
+        lengths.append(length)
+    if not lengths:
+        raise UserError("an average chain length needs at least one chain")
+    reached = tuple(exact_binomial(sum(one >= n for one in lengths), len(lengths)) for n in range(1, most + 1))
+    return ChainReport(tuple(lengths), bootstrap_mean(lengths), reached)
