@@ -163,7 +163,8 @@ class _Loop:
         if whole and self.model.visual_mask is not None:  # masks stand where the picture is to be read
             pictures = torch.stack([picture for i in whole if isinstance(picture := rows[i].pieces[-1], Tensor)])
             before = torch.arange(1 - pictures.shape[1], 1, device=places.device)
-            hidden[whole] = decoder.again(whole, pictures, places[whole] + before)[:, -1]
+            read = self.model.read_embeds(pictures)
+            hidden[whole] = decoder.again(whole, read, places[whole] + before)[:, -1]
         return hidden
 
     def _next_inputs(self, rows: list[_Row], hidden: Tensor) -> Tensor:
@@ -173,11 +174,10 @@ class _Loop:
         speaking = [i for i, row in enumerate(rows) if row.state in ("speaking", "closing")]
         if drawing:
             predicted = self.model.regression_head(hidden[drawing])
-            inputs[drawing] = predicted
             for i, embedding in zip(drawing, predicted, strict=True):
+                place = len(rows[i].embeds)
                 self._draw(rows[i], embedding)
-                if rows[i].embeds and self.model.visual_mask is not None:
-                    inputs[i] = self.model.visual_mask.weight[len(rows[i].embeds) - 1]
+                inputs[i] = self._read_drawn(embedding, place)
         if speaking:
             words = self._words([rows[i] for i in speaking], hidden[speaking])
             inputs[speaking] = self.model.embed_tokens(words)
@@ -204,6 +204,12 @@ class _Loop:
         scores[:, start].masked_fill_(torch.tensor(full, device=scores.device), -torch.inf)
         words = choose(scores, self.sampling, self.generator)
         return words.masked_fill(closing, stop) if self.config.force_image_end else words
+
+    def _read_drawn(self, embedding: Tensor, place: int) -> Tensor:
+        """What is read [d] of an embedding [d] that was drawn at `place` of a picture; masks until it is whole."""
+        if self.model.visual_mask is not None:
+            return self.model.visual_mask.weight[place]
+        return self.model.read_embeds(embedding[None], place)[0]
 
     def _draw(self, row: _Row, embedding: Tensor) -> None:
         row.embeds.append(embedding)

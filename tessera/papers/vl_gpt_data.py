@@ -22,7 +22,7 @@ from tessera.errors import BadSample, DataError, UserError
 
 PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
 LOOKED = 20  # samples of each source that are tried before training, at most
-INSTRUCTION_SHARES = {"caption": 1.3, "draw": 1.3, "question": 0.3, "edit": 0.2, "chat": 0.8}
+INSTRUCTION_SHARES = {"caption": 1.3, "draw": 1.3, "question": 0.3, "edit": 0.2, "chat": 1.2}
 
 
 @dataclass

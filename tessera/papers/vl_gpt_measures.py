@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tessera.data.packing import Batch, collate_rows
 from tessera.data.sample import Image, Sample, Text
@@ -227,4 +227,4 @@ def fit_regression_head(subject: Subject, shown: Shown) -> None:
     samples = [Sample((Text(sample.text), sample.images[0])) for sample in shown.samples]
     before = [hidden[:, :-1][batch.visual_target[:, 1:]].cpu() for batch, hidden in subject.hidden(samples, embeds)]
     found = ridge(torch.cat(before), embeds.flatten(0, 1), HEAD_DECAY)
-    subject.model.regression_head.weight.copy_(found.T)
+    cast(nn.Linear, subject.model.regression_head).weight.copy_(found.T)

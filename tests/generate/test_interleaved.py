@@ -11,6 +11,7 @@ from tessera.generate.cached import CachedDecoder
 from tessera.generate.interleaved import generate
 from tessera.generate.reply import Prompt
 from tessera.generate.sampling import Sampling
+from tessera.layers.placeholders import fill
 from tessera.models.vlgpt import lora_config
 from tests.models.vlgpt_tiny import (
     BEGIN,
@@ -28,6 +29,8 @@ from tests.models.vlgpt_tiny import (
 )
 
 HIDING = {"visual_input_dropout": 0.5}  # masks stand for what is being drawn
+PROJECTED = {"visual_projector": "mlp"}  # what is read of an embedding is not the embedding
+KINDS = [{}, HIDING, PROJECTED, HIDING | PROJECTED]
 
 
 def model_of(seed=0, **fields):
@@ -60,21 +63,22 @@ def prompts(model):
 def plain(model, prompt, max_new_tokens, max_images=1):
     """The same by the whole forward pass at every step: words and pictures as they come."""
     ids, embeds = list(prompt.input_ids), prompt.image_embeds
-    fresh = torch.zeros(0, D) if embeds is None else embeds.flatten(0, 1)
+    fresh = torch.zeros(0, D) if embeds is None else model.read_embeds(embeds).flatten(0, 1)
     pieces, left, images = [], max_new_tokens, max_images
     drawing = ids[-1] == START
     while left:
         if drawing:
             picture, before = [], fresh
             for i in range(N):
-                hidden = run(model, ids, fresh)
+                hidden = run(model, torch.tensor([ids]), fresh)
                 picture.append(model.regression_head(hidden[-1]))
-                read = picture[-1] if model.visual_mask is None else model.visual_mask.weight[i].detach()
-                ids, fresh = [*ids, SLOT], torch.cat([fresh, read[None]])
+                hides = model.visual_mask is not None
+                read = model.visual_mask.weight[i : i + 1] if hides else model.read_embeds(picture[-1][None], i)
+                ids, fresh = [*ids, SLOT], torch.cat([fresh, read])
             pieces.append(torch.stack(picture))
-            fresh = torch.cat([before, pieces[-1]])
+            fresh = torch.cat([before, model.read_embeds(pieces[-1])])
             ids, drawing, images = [*ids, STOP], False, images - 1
-        scores = model.logits(run(model, ids, fresh)[-1]).clone()
+        scores = model.logits(run(model, torch.tensor([ids]), fresh)[-1]).clone()
         scores[[SLOT, STOP, *([] if images > 0 else [START])]] = -torch.inf
         word = int(scores.argmax())
         ids.append(word)
@@ -89,8 +93,9 @@ def plain(model, prompt, max_new_tokens, max_images=1):
 
 @torch.no_grad()
 def run(model, ids, flat):
-    """Hidden states [L, d]; `flat` [K, d] fills the K placeholders, one embedding each."""
-    return model(torch.tensor([ids]), image_embeds=flat[:, None] if len(flat) else None).hidden[0]
+    """Hidden states [L, d]; `flat` [K, d] is read at the K placeholders, one row each."""
+    embeds = fill(model.embed_tokens(ids), ids == SLOT, flat[:, None]) if len(flat) else model.embed_tokens(ids)
+    return model.language_model.model(inputs_embeds=embeds).last_hidden_state[0]
 
 
 def pieces_of(reply):
@@ -136,7 +141,7 @@ def test_the_cache_gives_the_same_states_in_any_chunks_and_with_shared_heads(chu
         decoder.run(x[:, :1], places[:, :1])
 
 
-@pytest.mark.parametrize("fields", [{}, HIDING])
+@pytest.mark.parametrize("fields", KINDS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_the_cache_greedy_replies_equal_those_without(seed, fields):
     model = model_of(seed, **fields)
@@ -144,7 +149,7 @@ def test_with_the_cache_greedy_replies_equal_those_without(seed, fields):
         assert_same(pieces_of(generate(model, [prompt], max_new_tokens=6)[0]), plain(model, prompt, 6))
 
 
-@pytest.mark.parametrize("fields", [{}, HIDING])
+@pytest.mark.parametrize("fields", KINDS)
 def test_pictures_that_the_model_begins_itself_equal_those_without_the_cache(fields):
     model = liking(model_of(**fields), START)
     for prompt in prompts(model)[:3]:
@@ -155,7 +160,7 @@ def test_pictures_that_the_model_begins_itself_equal_those_without_the_cache(fie
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("like", [None, START, END])
-@pytest.mark.parametrize("fields", [{}, HIDING])
+@pytest.mark.parametrize("fields", KINDS)
 def test_batch_of_eight_with_either_padding_replies_as_one_by_one(side, like, fields):
     model = model_of(**fields) if like is None else liking(model_of(**fields), like, by=8.0)
     given = prompts(model)

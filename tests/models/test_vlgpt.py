@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, LlamaForCausalLM
 
 from tessera.errors import DataError, TrainingStopped, UserError
+from tessera.layers.placeholders import fill
 from tessera.models.vlgpt import VLGPTForConditionalGeneration, lora_config
 from tests.models.vlgpt_tiny import (
     BEGIN,
@@ -351,13 +352,14 @@ def test_hidden_pictures_are_the_learned_ones_that_end_their_sequence():
     assert torch.equal(tiny_model().train()._hide_some(ids, embeds, visual), embeds)
 
 
-def test_of_a_hidden_picture_the_target_stays():
-    model = tiny_model(visual_input_dropout=1.0).train()
+@pytest.mark.parametrize("projector", ["none", "mlp"])
+def test_of_a_hidden_picture_the_target_stays(projector):
+    model = tiny_model(visual_input_dropout=1.0, visual_projector=projector).train()
     ids = torch.tensor([[BEGIN, *words(3), *PICTURE, END]])
     fields = {"labels": torch.full_like(ids, -100), "visual_target": ids == model.config.image_placeholder_id}
     shown = model.encode_images(pixels(1))
     hidden = model(ids, image_embeds=shown, **fields)
-    masked = model.embed(ids, model.visual_mask.weight[None])
+    masked = fill(model.embed_tokens(ids), fields["visual_target"], model.visual_mask.weight[None])
     read = model.eval().language_model.model(inputs_embeds=masked).last_hidden_state
     start = ids[0].tolist().index(START)
     expected = (model.regression_head(read[0, start : start + N]) - shown[0]).square().mean()
@@ -374,3 +376,23 @@ def test_what_stands_for_hidden_pictures_starts_as_their_mean():
         tiny_model(visual_input_dropout=1.5)
     with pytest.raises(UserError, match="visual_input_dropout is 0"):
         tiny_model().start_mask(raw)
+
+
+def test_a_projector_changes_what_is_read_and_not_what_is_predicted():
+    model = tiny_model(visual_projector="mlp")
+    ids, embeds = torch.tensor([[BEGIN, *PICTURE, *words(3), END]]), torch.randn(1, N, D)
+    read = model.embed(ids, embeds)[0, 2 : 2 + N]
+    torch.testing.assert_close(read, model.visual_projector.mlp(embeds[0]) + model.visual_projector.places.weight)
+    for place in range(N):  # one after the other, as generation reads its own
+        torch.testing.assert_close(model.read_embeds(embeds[0, place : place + 1], place), read[place : place + 1])
+    steps = (ids == model.config.image_placeholder_id)[:, 1:]
+    assert torch.equal(model.visual_targets(ids, embeds, steps), embeds[0])
+
+
+@pytest.mark.parametrize("fields", [{"visual_projector": "mlp"}, {"visual_input_dropout": 1.0}])
+def test_without_pictures_every_trained_part_still_gets_a_gradient(fields):
+    model = tiny_model(**fields).train()
+    ids = torch.tensor([[BEGIN, *words(5), END]])
+    model(ids, labels=ids).loss.backward()
+    part = model.visual_projector or model.visual_mask
+    assert all(p.grad is not None and not p.grad.any() for p in part.parameters())

@@ -111,6 +111,9 @@ class VLGPTConfig(PreTrainedConfig):
             from the language model behind learned ones, so that it predicts them from what was said and not from their
             own beginning. Above 0, generation too reads a picture only when it is whole (not in the paper; 0 as
             published).
+        visual_projector: "none", as published: the language model reads visual embeddings as it predicts them; "mlp":
+            it reads them through two layers.
+        regression_head: "linear", as published, or "mlp": two layers between hidden states and what they predict.
         force_image_end: generation appends [/IMG] after the last embedding instead of asking the head (open).
         lora_rank, lora_alpha, lora_dropout: adapters of stages B and C (alpha and dropout open).
         draw_steps, draw_guidance: how the frozen diffusion model is sampled (open).
@@ -131,6 +134,8 @@ class VLGPTConfig(PreTrainedConfig):
     visual_loss_weight: float = 1.0
     standardise: Literal["none", "global", "channel", "conditions"] = "none"
     visual_input_dropout: float = 0.0
+    visual_projector: Literal["none", "mlp"] = "none"
+    regression_head: Literal["linear", "mlp"] = "linear"
     force_image_end: bool = True
     lora_rank: int = 32
     lora_alpha: int = 32

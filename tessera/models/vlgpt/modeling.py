@@ -15,12 +15,14 @@ from transformers import initialization as init
 
 from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.mlp import Mlp
 from tessera.layers.placeholders import fill
 from tessera.layers.standardise import Reweigh, Standardise
 from tessera.models.around import AroundLanguageModel
 from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
+from tessera.models.vlgpt.projector import VisualProjector
 from tessera.models.vlgpt.token_rows import ImageTokenRows
 from tessera.objectives.next_token import next_token
 from tessera.objectives.regression import regression
@@ -61,7 +63,8 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         self.image_tokenizer = (
             CausalTokenizerModel._from_config(config.tokenizer_config) if image_tokenizer is None else image_tokenizer
         )
-        self.regression_head = nn.Linear(width, width, bias=False)
+        two_layers = config.regression_head == "mlp"
+        self.regression_head = Mlp(width, 2 * width) if two_layers else nn.Linear(width, width, bias=False)
         ids = (config.image_start_id, config.image_end_id)
         separate = config.image_token_rows == "separate"
         self.image_token_rows = ImageTokenRows(width, text.vocab_size, ids) if separate else None
@@ -69,6 +72,8 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         if config.standardise != "none":
             self.standardise = (Reweigh if config.standardise == "conditions" else Standardise)(width)
         self.visual_mask = nn.Embedding(config.num_image_positions, width) if config.visual_input_dropout else None
+        projected = config.visual_projector != "none"
+        self.visual_projector = VisualProjector(config.num_image_positions, width) if projected else None
         self.image_tokenizer.requires_grad_(False)
         self.post_init()
         if self.image_token_rows is not None and language_model is not None:
@@ -154,7 +159,12 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         """
         if self.visual_mask is None:
             raise UserError("visual_input_dropout is 0, so that no embedding is ever hidden; set it above 0 first")
-        self.visual_mask.weight.copy_(self.scale_embeds(raw).mean(0))
+        self.visual_mask.weight.copy_(self.read_embeds(self.scale_embeds(raw)).mean(0))
+
+    def read_embeds(self, image_embeds: Tensor, first: int = 0) -> Tensor:
+        """Visual embeddings [..., K, d] at places `first` to first + K of a picture -> what stands for them among the
+        embeddings of words, [..., K, d]."""
+        return image_embeds if self.visual_projector is None else self.visual_projector(image_embeds, first)
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Words [...] -> [..., d]. Placeholders get a row that is to be replaced."""
@@ -172,8 +182,10 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         Raises:
             DataError: the number of placeholders is not M * N.
         """
-        slots = input_ids == self.config.image_placeholder_id
-        return fill(self.embed_tokens(input_ids), slots, image_embeds)
+        return self._fill(input_ids, None if image_embeds is None else self.read_embeds(image_embeds))
+
+    def _fill(self, input_ids: Tensor, read: Tensor | None) -> Tensor:
+        return fill(self.embed_tokens(input_ids), input_ids == self.config.image_placeholder_id, read)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] -> scores of the next word [..., V], [IMG] and [/IMG] among them."""
@@ -214,9 +226,7 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
             image_embeds = self.encode_images(pixel_values)
         if segment_ids is not None and position_ids is None:
             position_ids = positions_within(segment_ids)
-        inputs = self.embed(input_ids, self._hide_some(input_ids, image_embeds, visual_target))
-        if self.training and self.visual_mask is not None and image_embeds is None:
-            inputs = inputs + 0 * self.visual_mask.weight.sum()  # so that every process touches every trained module
+        inputs = self._inputs(input_ids, image_embeds, visual_target)
         hidden = self.language_model.model(
             inputs_embeds=inputs,
             attention_mask=None if segment_ids is None else block_causal(segment_ids),
@@ -232,7 +242,7 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         # Both heads run even on no position at all, so that every process touches every trained module.
         output.text = next_token(self.logits(hidden[:, :-1][routes.text]), labels[:, 1:][routes.text])
         predicted = self.regression_head(hidden[:, :-1][routes.visual])
-        output.visual = regression(predicted, self._visual_targets(input_ids, image_embeds, routes.visual, predicted))
+        output.visual = regression(predicted, self.visual_targets(input_ids, image_embeds, routes.visual))
         if num_text is None and num_visual is None and not output.text.number + output.visual.number:
             raise TrainingStopped(
                 "the batch has no learned position; check `learned` and the label mask of its samples"
@@ -241,23 +251,30 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         output.loss = output.text_loss + self.config.visual_loss_weight * output.visual_loss
         return output
 
-    def _hide_some(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor | None:
-        """The embeddings [M, N, d] as training reads them: some learned pictures that nothing follows are hidden."""
-        if self.visual_mask is None or image_embeds is None or visual_target is None or not self.training:
-            return image_embeds
+    def _inputs(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor:
+        """What the language model reads [B, L, d], some pictures hidden in training."""
+        read = None if image_embeds is None else self.read_embeds(image_embeds)
+        inputs = self._fill(input_ids, self._hide_some(input_ids, read, visual_target))
+        if self.training and read is None:  # so that every process touches every trained module
+            for module in filter(None, (self.visual_mask, self.visual_projector)):
+                inputs = inputs + sum(0 * one.sum() for one in module.parameters())
+        return inputs
+
+    def _hide_some(self, input_ids: Tensor, read: Tensor | None, visual_target: Tensor | None) -> Tensor | None:
+        """What training reads [M, N, d]: some learned pictures that nothing follows are hidden."""
+        if self.visual_mask is None or read is None or visual_target is None or not self.training:
+            return read
         slots = input_ids == self.config.image_placeholder_id
         last = slots & ~nn.functional.pad(slots[:, 1:], (0, 1))
         ends = nn.functional.pad(input_ids[:, 2:], (0, 2)) == self.config.text_config.eos_token_id  # after [/IMG]
-        drawn = torch.rand(len(image_embeds), device=input_ids.device) < self.config.visual_input_dropout
+        drawn = torch.rand(len(read), device=input_ids.device) < self.config.visual_input_dropout
         hidden = (visual_target & ends)[last] & drawn
-        return torch.where(hidden[:, None, None], self.visual_mask.weight.to(image_embeds.dtype), image_embeds)
+        return torch.where(hidden[:, None, None], self.visual_mask.weight.to(read.dtype), read)
 
-    def _visual_targets(
-        self, input_ids: Tensor, image_embeds: Tensor | None, steps: Tensor, predicted: Tensor
-    ) -> Tensor:
+    def visual_targets(self, input_ids: Tensor, image_embeds: Tensor | None, steps: Tensor) -> Tensor:
         """The embeddings [K, d] that follow the K chosen steps of [B, L - 1], at their full precision."""
         if image_embeds is None:
-            return predicted.detach()[:0]
+            return torch.zeros(0, self.config.text_config.hidden_size, device=input_ids.device)
         slots = input_ids == self.config.image_placeholder_id
         order = slots.flatten().cumsum(0).view_as(slots) - 1  # which visual embedding fills each placeholder
         return image_embeds.flatten(0, 1)[order[:, 1:][steps]]

@@ -1,0 +1,116 @@
+"""A start for VL-GPT in which its language model reads and writes pictures where it has read and written sketches.
+
+`mini/lm` has read of scenes in sketches (`tessera.zoo.sketches`), not in visual embeddings. Tuned on these as they
+come, it loses more of what it knows than it finds again in a demonstration's time. So the projector before it starts
+by telling the sketch of a picture, what hides a picture starts as what hid a sketch, and the regression head starts by
+reading, in the hidden states from which a sketch would have been told, the embeddings themselves.
+
+Shape legend: M pictures; N = Q embeddings a picture, of width d; W words of a sketch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tessera.data.packing import Batch
+from tessera.data.sample import Image
+from tessera.errors import BadSample, UserError
+from tessera.layers.mlp import Mlp
+from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.objectives.routing import route
+from tessera.zoo.sketches import PLACES, scene_of
+
+EPOCHS, RATE = 32, 2e-3  # of each fit by AdamW
+PICTURES, STATES = 64, 512  # that an update looks at
+
+
+def sketchable(images: Sequence[Image]) -> list[Image]:
+    """Those of the scenes world."""
+    found = []
+    for image in images:
+        try:
+            scene_of(image)
+        except BadSample:
+            continue
+        found.append(image)
+    return found
+
+
+def start_reading(
+    model: VLGPTForConditionalGeneration, embeds: Tensor, told: Tensor, words: Tensor, place: int
+) -> None:
+    """Let the projector tell sketches, and the masks be what stands for a sketch that is hidden.
+
+    Args:
+        embeds: visual embeddings [M, N, d] as the language model would read them.
+        told: sketches [M, Q, W] of the same pictures.
+        words: the token of each of the W words, int64 [W].
+        place: the token that stands for one place of a sketch.
+
+    Raises:
+        UserError: the model has no projector or no masks, or another number of embeddings a picture than a sketch has
+            places.
+    """
+    projector, mask = model.visual_projector, model.visual_mask
+    if projector is None or mask is None or embeds.shape[1] != PLACES:
+        raise UserError(
+            f"the language model can start as a reader of sketches only behind a projector, with visual_input_dropout"
+            f" above 0 and {PLACES} embeddings a picture; set model.visual_projector=mlp, or told=0"
+        )
+    middle, table = told.mean(0), cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
+    inner, told_by = projector.mlp.fc1, nn.Linear(embeds.shape[2], told.shape[2])
+    _fit(nn.Sequential(inner, projector.mlp.activation, told_by), embeds, told - middle, PICTURES)
+    with torch.no_grad():
+        projector.mlp.fc2.weight.copy_(table[words].T @ told_by.weight)
+        projector.mlp.fc2.bias.copy_(told_by.bias @ table[words])
+        projector.places.weight.copy_(middle @ table[words])
+        mask.weight.copy_(table[place].expand_as(mask.weight))
+
+
+def start_writing(
+    model: VLGPTForConditionalGeneration, batches: Iterable[Batch], embed: Callable[[Sequence[Image]], Tensor]
+) -> None:
+    """Let the regression head read the embeddings of pictures in the hidden states before them.
+
+    Raises:
+        UserError: the regression head is one layer: a sketch is told by the softmax over words, which is none.
+    """
+    head = model.regression_head
+    if not isinstance(head, Mlp):
+        raise UserError("the regression head can start as a writer of sketches only with two layers; set it to 'mlp'")
+    states, targets = [], []
+    for batch in batches:
+        steps = route(batch.labels, batch.visual_target, batch.segment_ids).visual
+        with torch.no_grad():
+            embeds = embed(batch.images)
+            hidden = model.train()(
+                batch.input_ids, visual_target=batch.visual_target, position_ids=batch.position_ids,
+                segment_ids=batch.segment_ids, image_embeds=embeds,
+            ).hidden  # fmt: skip
+        states.append(hidden[:, :-1][steps])
+        targets.append(model.visual_targets(batch.input_ids, embeds, steps))
+    _fit(head, torch.cat(states), torch.cat(targets), STATES)
+
+
+def _fit(module: nn.Module, inputs: Tensor, targets: Tensor, number: int) -> None:
+    """Least squares from a fresh start, by `number` of the inputs [n, ..., C] and targets [n, ..., K] at a time. The
+    same each time, whatever was drawn before."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+    optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.05)
+    updates = max(1, EPOCHS * len(inputs) // number)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
+    for _ in range(updates):
+        chosen = torch.randint(len(inputs), (number,), generator=generator)
+        (module(inputs[chosen]) - targets[chosen]).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()

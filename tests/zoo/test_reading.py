@@ -1,0 +1,95 @@
+"""The start in which a language model reads and writes pictures where it has read and written sketches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tessera.data.packing import Batch
+from tessera.data.worlds import open_world
+from tessera.errors import UserError
+from tessera.zoo.reading import sketchable, start_reading, start_writing
+from tessera.zoo.sketches import PLACES, WORDS
+from tests.models.vlgpt_tiny import BEGIN, END, START, STOP, D, batch, tiny_model, tokenizer_config, words
+
+SLOT_TOKEN = 5
+HIDDEN = {"visual_input_dropout": 1.0, "visual_projector": "mlp", "regression_head": "mlp"}
+
+
+def model_of(**fields):
+    return tiny_model(tokenizer=tokenizer_config(num_embeddings=PLACES), **HIDDEN | fields)
+
+
+def sketches_and_embeds(count=2000, seed=0):
+    """Random sketches [M, Q, W], and embeddings [M, Q, D] of which they are a linear image."""
+    generator = torch.Generator().manual_seed(seed)
+    told = torch.rand(count, PLACES, len(WORDS), generator=generator).softmax(-1)
+    told = told / told.sum(-1, keepdim=True)
+    maps = torch.randn(len(WORDS), D, generator=torch.Generator().manual_seed(99))
+    return told, (told - told.mean((0, 1))) @ maps * 4
+
+
+def test_the_projector_gives_the_mean_of_a_sketchs_words_and_masks_what_stood_for_hidden_ones():
+    model = model_of()
+    told, embeds = sketches_and_embeds()
+    ids = torch.arange(6, 6 + len(WORDS))
+    start_reading(model, embeds[:1900], told[:1900], ids, SLOT_TOKEN)
+    table = model.get_input_embeddings().weight
+    wanted, middle = told[1900:] @ table[ids], told[:1900].mean(0) @ table[ids]
+    error = (model.read_embeds(embeds[1900:]) - wanted).square().mean()
+    assert error < 0.1 * (wanted - middle).square().mean()
+    assert torch.equal(model.visual_mask.weight, table[SLOT_TOKEN].expand(PLACES, D))
+
+
+def test_the_start_is_the_same_each_time_whatever_was_drawn_before():
+    told, embeds = sketches_and_embeds(64)
+    ids = torch.arange(6, 6 + len(WORDS))
+    found = []
+    for seed in (1, 2):
+        model = model_of()
+        torch.manual_seed(seed)
+        start_reading(model, embeds, told, ids, SLOT_TOKEN)
+        found.append(model.visual_projector.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_regression_head_reads_embeddings_from_the_states_before_them():
+    model = model_of()
+    picture = [START, *[SLOT_TOKEN] * PLACES, STOP]
+    truth = torch.randn(D, D, generator=torch.Generator().manual_seed(3))
+
+    def packed(seed: int) -> Batch:
+        fields = batch(*([BEGIN, *words(4, 10 * seed + row), *picture, END] for row in range(8)))
+        places = torch.arange(fields["input_ids"].shape[1]).expand_as(fields["input_ids"])
+        return Batch(**fields, position_ids=places, segment_ids=torch.ones_like(places), images=[seed], sample_ids=[])
+
+    def embed(images):  # what the states before them tell
+        ids = packed(images[0]).input_ids
+        hidden = model.train()(ids, visual_target=ids == SLOT_TOKEN, image_embeds=torch.zeros(8, PLACES, D)).hidden
+        return hidden[:, 5 : 5 + PLACES] @ truth
+
+    start_writing(model, [packed(seed) for seed in range(100)], embed)
+    held = packed(200)
+    output = model(
+        held.input_ids, labels=held.labels, visual_target=held.visual_target, image_embeds=embed([200]),
+        segment_ids=held.segment_ids,
+    )  # fmt: skip
+    assert output.visual_loss < 0.05 * embed([200]).square().mean()
+
+
+def test_only_scenes_can_be_told_as_sketches():
+    scene = open_world("scenes").source("pairs")[0].images[0]
+    drawn = scene.__class__(scene.pil())
+    assert sketchable([drawn, scene]) == [scene]
+
+
+@pytest.mark.parametrize("fields", [{"visual_projector": "none"}, {"visual_input_dropout": 0.0}])
+def test_without_projector_or_masks_it_says_what_to_set(fields):
+    told, embeds = sketches_and_embeds(4)
+    with pytest.raises(UserError, match="behind a projector, with visual_input_dropout above 0 and 16 embeddings"):
+        start_reading(model_of(**fields), embeds, told, torch.arange(6, 6 + len(WORDS)), SLOT_TOKEN)
+
+
+def test_one_layer_cannot_write_sketches():
+    with pytest.raises(UserError, match="set it to 'mlp'"):
+        start_writing(model_of(regression_head="linear"), [], lambda images: torch.zeros(0))
