@@ -212,9 +212,9 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     with quiet():
         model: Any = read_folder(folder, PerceptionModel, dtype, device)
         tokenizer = read_tokenizer(folder) if model.config.task == "referring" else None
-    if tokenizer is not None and len(tokenizer) > model.config.text_config.vocab_size:
+    if tokenizer is not None and len(tokenizer) > model.text.config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of {folder} has {len(tokenizer)} pieces and its text tower knows"
-            f" {model.config.text_config.vocab_size}"
+            f" {model.text.config.vocab_size}"
         )
     return Perceiver(model, tokenizer)

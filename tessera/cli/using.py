@@ -306,7 +306,7 @@ class Classify:
 
 
 @dataclass
-class Segment:
+class SegmentImages:
     """Write a PNG file of each picture, of its size, by what the model was trained for: numbers of classes with a
     palette; 255 where the thing is that --phrase names, else 0; or depth in thousandths (millimetres of metres), 16
     bits."""

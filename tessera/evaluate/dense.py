@@ -92,9 +92,7 @@ def _answers(
     return np.concatenate(found), np.concatenate(there)
 
 
-def _batches(
-    source: Source, read: Callable[..., Mapping[str, np.ndarray]]
-) -> Iterator[list[Mapping[str, np.ndarray]]]:
+def _batches(source: Source, read: Callable[..., Mapping[str, np.ndarray]]) -> Iterator[list[Mapping[str, np.ndarray]]]:
     """The samples that can be read, BATCH at a time; those that cannot are counted and named in the log.
 
     Raises:

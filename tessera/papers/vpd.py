@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import CLIPTextConfig
 
 from tessera.adapt.class_vectors import photo_templates
@@ -27,7 +28,7 @@ from tessera.models.diffusion.published import UNET, VAE
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
-from tessera.papers.vpd_study import FURTHER, MINI, PAINTER, PART, PLAIN, headline
+from tessera.papers.vpd_study import FURTHER, MINI, PAINTER, PART, PLAIN, UNET_WEIGHTS, headline
 from tessera.perceiver import Perceiver
 from tessera.study.counting import count
 from tessera.study.design import Study
@@ -41,7 +42,6 @@ ROLES = (PART, "text")
 JUDGED = 300  # held-out pictures that a training is judged on
 
 ADE_CLASSES = 150
-_UNET = "pyramid.*"  # the parameters of the U-Net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,15 @@ class Recipe:
     optimiser: Optimiser
     augment: Augment | None = None
 
-    def make(self, parts: TextToImage, world: DenseWorld) -> PerceptionModel:
-        """A new model over the parts."""
-        sentences = photo_templates() if self.templates == "photo" else PLAIN
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Templates, with a place {} for the class name."""
+        return photo_templates() if self.templates == "photo" else PLAIN
+
+    def make(self, parts: TextToImage, world: DenseWorld, vectors: Tensor | None) -> PerceptionModel:
+        """A new model over the parts, which knows what `parts.class_vectors` says of the world's classes."""
         fields = {"max_depth": world.max_depth, **self.model}
-        return parts.perceiver(self.task, world.classes, sentences, **fields)
+        return parts.perceiver(self.task, world.classes, vectors, **fields)
 
     def stage(self, perceiver: Perceiver, world: DenseWorld, **places: int) -> Stage:
         """The stage that trains the model on the training pictures of `world`.
@@ -79,7 +83,7 @@ class Recipe:
         return dense_stage(perceiver.model, loader, self.steps, optimiser=self.optimiser)
 
 
-_MINI = Optimiser(lr=5e-4)
+_MINI = Optimiser(lr=2e-3, factors={UNET_WEIGHTS: 0.25})
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     "mini": {
         "segmentation": Recipe(
@@ -96,7 +100,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
         "segmentation": Recipe(
             task="segmentation", steps=80_000, batch=16, augment=Augment(crop=0.5, flip=0.5),
             optimiser=Optimiser(lr=8e-5, betas=(0.9, 0.999), weight_decay=1e-3, warmup=1500 / 80_000, floor=0.0,
-                                clip=None, factors={_UNET: 0.1}),
+                                clip=None, factors={UNET_WEIGHTS: 0.1}),
         ),
         # Its trainer names a factor on the U-Net's rate that nothing multiplies by.
         "referring": Recipe(
@@ -107,7 +111,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             task="depth", model={"image_size": 480, "largest_map": 0.0, "width": 192}, steps=25 * 24_231 // 24,
             batch=24, augment=Augment(crop=0.75, flip=0.5),
             optimiser=Optimiser(lr=5e-4, betas=(0.9, 0.999), weight_decay=0.1, warmup=0.5, floor=3e-5 / 5e-4,
-                                clip=None, factors={_UNET: 0.01}),
+                                clip=None, factors={UNET_WEIGHTS: 0.01}),
         ),
     },
 }  # fmt: skip
@@ -123,7 +127,7 @@ class VPD(Paper):
         """Headed lists of lines for `tessera show`."""
         stages = [
             f"{size}, {task}: {one.steps:,} steps of {one.batch}, rate {one.optimiser.lr:g},"
-            f" {one.optimiser.factors.get(_UNET, 1.0):g} of it for the U-Net"
+            f" {one.optimiser.factors.get(UNET_WEIGHTS, 1.0):g} of it for the U-Net"
             for size, recipes in RECIPES.items()
             for task, one in recipes.items()
         ]
@@ -177,8 +181,9 @@ class VPD(Paper):
             raise UserError(f"one set of pictures is learned at a time, not {len(options.data)}")
         world = open_dense(options.data[0] if options.data else WORLD, recipe.task)
         name, text = parts_of(options)
-        checked = recipe.make(read_text_to_image(name, text), world)  # what cannot be is said before a file is written
-        del checked
+        parts = read_text_to_image(name, text)
+        vectors = parts.class_vectors(world.classes, recipe.sentences)
+        recipe.make(parts, world, vectors)  # what cannot be is said before anything is written
         trainer = self.trainer(options, recipe)
         made: list[Perceiver] = []
         places = {
@@ -186,8 +191,7 @@ class VPD(Paper):
         }  # fmt: skip
 
         def stages() -> Iterator[Stage]:
-            parts = read_text_to_image(name, text)
-            model = recipe.make(parts, world)  # here the engine has seeded the generators
+            model = recipe.make(parts, world, vectors)  # here the engine has seeded the generators
             made.append(Perceiver(model, parts.tokenizer if recipe.task == "referring" else None))
             yield recipe.stage(made[0], world, **places)
 
@@ -264,7 +268,7 @@ def _size(task: str) -> dict[str, Any]:
     config = PerceptionConfig(
         task=task,  # type: ignore[arg-type]
         unet_config=UNET, autoencoder_config={"_class_name": "AutoencoderKL", **VAE},
-        text_config=text if task == "referring" else None,
+        tower_config=text.to_diff_dict() if task == "referring" else None,
         id2label={place: str(place) for place in range(classes)}, **fields,
     )  # fmt: skip
     with torch.device("meta"):

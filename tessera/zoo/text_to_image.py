@@ -52,32 +52,35 @@ class TextToImage:
             )
 
     def perceiver(
-        self, task: str, classes: Sequence[str], templates: Sequence[str], **fields: Any
+        self, task: str, classes: Sequence[str] = (), vectors: Tensor | None = None, **fields: Any
     ) -> PerceptionModel:
         """A model with a new text adapter and head over these parts, which are its own from then on.
 
         Args:
             classes: of pixels for "segmentation", of pictures for "depth"; none for "referring".
-            templates: sentences that class names are averaged over.
+            vectors: what `class_vectors` says of the classes, [K, D].
             fields: further fields of `PerceptionConfig`.
 
         Raises:
-            UserError: as `class_vectors`, the configuration and the model.
+            UserError: as the configuration and the model.
         """
-        vectors = class_vectors(self.tokenizer, self.text, classes, templates) if classes else None
         places = dict(enumerate(classes))
         config = PerceptionConfig(
             task=task,  # type: ignore[arg-type]
             unet_config=_plain(self.unet), autoencoder_config=_plain(self.autoencoder),
-            text_config=self.text.config if task == "referring" else None,
+            tower_config=self.text.config.to_diff_dict() if task == "referring" else None,
             id2label=places, label2id={name: place for place, name in places.items()}, **fields,
         )  # fmt: skip
         model = PerceptionModel(config, self.unet, self.autoencoder, self.text)
         model.autoencoder.mean.copy_(self.mean)
         model.autoencoder.spread.copy_(self.spread)
-        if vectors is not None and task != "referring":
+        if vectors is not None:
             model.class_vectors.copy_(vectors)
         return model
+
+    def class_vectors(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor | None:
+        """As `tessera.adapt.class_vectors`; None where there is no class."""
+        return class_vectors(self.tokenizer, self.text, classes, templates) if classes else None
 
 
 def _plain(part: Any) -> dict[str, Any]:

@@ -4,8 +4,7 @@
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, PreTrainedConfig
 
 from tessera.errors import UserError
 from tessera.vision.base import at_least_one
@@ -18,7 +17,8 @@ class PerceptionConfig(PreTrainedConfig):
     Args:
         task: "segmentation" names the class of each pixel, "referring" finds what a phrase names, "depth" measures.
         unet_config, autoencoder_config: as diffusers writes them, `_class_name` with the second.
-        text_config: of the text tower that reads phrases, for "referring"; None where vectors of the classes are kept.
+        tower_config: of the CLIP text tower that reads phrases, for "referring"; the others keep vectors of their
+            classes.
         image_size: pixels a side that pictures are brought to.
         words: places for a phrase, which is padded to them.
         timestep: that the U-Net is told, for every picture. None is noisy.
@@ -32,12 +32,11 @@ class PerceptionConfig(PreTrainedConfig):
     """
 
     model_type = "tessera-perception"
-    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=CLIPTextConfig)}
 
     task: Literal["segmentation", "referring", "depth"] = "segmentation"
     unet_config: dict[str, Any] | None = None
     autoencoder_config: dict[str, Any] | None = None
-    text_config: Any = None
+    tower_config: dict[str, Any] | None = None
     image_size: int = 512
     words: int = 40
     timestep: int = 1
@@ -57,8 +56,8 @@ class PerceptionConfig(PreTrainedConfig):
                 f"timestep {self.timestep} and finer {self.finer} are at least 0, largest_map {self.largest_map} is in"
                 f" [0, 1], max_depth {self.max_depth} above 0"
             )
-        if self.task == "referring" and self.text_config is None:
-            raise UserError("the task 'referring' needs a text tower; give text_config")
+        if self.task == "referring" and self.tower_config is None:
+            raise UserError("the task 'referring' needs a text tower; give tower_config")
 
     @property
     def classes(self) -> tuple[str, ...]:

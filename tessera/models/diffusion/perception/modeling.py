@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import AutoModel, CLIPTextModel, PreTrainedModel
+from transformers import AutoModel, CLIPTextConfig, CLIPTextModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from tessera.models.diffusion.perception.configuration import PerceptionConfig
@@ -71,7 +71,7 @@ class PerceptionModel(PreTrainedModel):
         self.adapter = TextAdapter(width, config.gamma)
         self.text = None
         if config.task == "referring":
-            self.text = (CLIPTextModel(config.text_config) if text is None else text).requires_grad_(False)
+            self.text = (_tower(config) if text is None else text).requires_grad_(False)
         else:
             self.register_buffer("class_vectors", torch.zeros(len(config.classes), width))
         patch = patch_of(unet.config, self.autoencoder.latents)
@@ -181,6 +181,10 @@ class PerceptionModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every part starts as its own paper has it when it is made."""
+
+
+def _tower(config: PerceptionConfig) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig.from_dict(dict(config.tower_config or {})))
 
 
 AutoModel.register(PerceptionConfig, PerceptionModel)
