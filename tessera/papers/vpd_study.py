@@ -139,7 +139,6 @@ class Bench:
     Args:
         arms: by name, what sets each apart: fields of the configuration, "start" and "names".
         work: the folder of the study.
-        base: fields that all arms share beside those of the mini size.
     """
 
     slug: str

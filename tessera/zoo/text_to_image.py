@@ -84,8 +84,10 @@ class TextToImage:
 
 
 def _plain(part: Any) -> dict[str, Any]:
-    """A configuration of diffusers as JSON values, without where it once lay."""
-    values = {name: value for name, value in part.config.items() if name != "_name_or_path"}
+    """A configuration of diffusers as JSON values, without what it writes beside the fields, and for a tiny
+    autoencoder without an entry that it writes but refuses to read."""
+    derived = ("block_out_channels",) if isinstance(part, AutoencoderTiny) else ()
+    values = {name: value for name, value in part.config.items() if name[0] != "_" and name not in derived}
     kept = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return {**kept, "_class_name": type(part).__name__}
 

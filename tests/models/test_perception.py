@@ -37,9 +37,9 @@ def model(task: str = "segmentation", **fields: Any) -> PerceptionModel:
     torch.manual_seed(0)
     names = {"segmentation": ("sky", "sea", "land"), "depth": ("kitchen", "cellar"), "referring": ()}[task]
     config = PerceptionConfig(
-        task=task, unet_config=layout.CONFIG, autoencoder_config=VAE, image_size=128, words=6,  # type: ignore[arg-type]
+        task=task, unet_config=layout.CONFIG, autoencoder_config=VAE,  # type: ignore[arg-type]
         tower_config=TEXT if task == "referring" else None, id2label=dict(enumerate(names)),
-        **{"width": 16, **fields},
+        **{"width": 16, "image_size": 128, "words": 6, **fields},
     )  # fmt: skip
     made = PerceptionModel(config).eval()
     if names:
@@ -233,10 +233,14 @@ def test_pictures_that_the_unet_cannot_tile_are_refused_and_other_proportions_ar
         assert deep(torch.zeros(1, 3, 96, 128), class_ids=torch.tensor([1])).depth.shape == (1, 96, 128)
     with pytest.raises(UserError, match="does not divide into the 32 x 32 tiles"):
         deep(torch.zeros(1, 3, 80, 64))
+    with pytest.raises(UserError, match="a picture of 100 x 100 pixels does not divide into the 64 x 64 tiles"):
+        model(image_size=100)
+    with pytest.raises(UserError, match="phrases of 9 words do not fit the 8 places"):
+        model("referring", words=9)
 
 
 def test_depth_lies_below_its_largest_and_hears_the_kind_of_scene() -> None:
-    made = model("depth", max_depth=3.0)
+    made = model("depth", max_depth=3.0, largest_map=0.0)
     layout.fill(made.head)
     with torch.no_grad():
         first, other = (made(latents=torch.ones(1, 4, 16, 16), class_ids=torch.tensor([place])) for place in (0, 1))

@@ -188,6 +188,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
     for where, options, sentence in (
         (data, {"settings": {"task": "segment"}}, "no dense task 'segment'"),
         (data, {"settings": {"model.task": "depth"}}, "the task is named by --set task="),
+        (data, {"settings": {"model.image_size": "60"}}, "a picture of 60 x 60 pixels does not divide into the 8 x 8"),
         (data, {"parts": {"difusion": "x"}}, "no role 'difusion' here; did you mean 'diffusion'"),
         (data, {"size": "published"}, "give --parts diffusion=FOLDER"),
         (strange, {}, "cannot read the class name 'a <pad> b'"),

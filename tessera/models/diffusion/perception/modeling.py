@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, CLIPTextConfig, CLIPTextModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from tessera.errors import UserError
 from tessera.models.diffusion.perception.configuration import PerceptionConfig
 from tessera.models.diffusion.perception.heads import DepthDecoder, ReferringDecoder, SemanticFPN
 from tessera.models.diffusion.perception.inputs import LatentEncoder, TextAdapter, patch_of, unet_input
@@ -72,10 +73,15 @@ class PerceptionModel(PreTrainedModel):
         self.text = None
         if config.task == "referring":
             self.text = (_tower(config) if text is None else text).requires_grad_(False)
+            places = self.text.config.max_position_embeddings
+            if config.words > places:
+                raise UserError(f"phrases of {config.words} words do not fit the {places} places of the text tower")
         else:
             self.register_buffer("class_vectors", torch.zeros(len(config.classes), width))
         patch = patch_of(unet.config, self.autoencoder.latents)
         self.tile = self.autoencoder.stride * patch * 2 ** (self.pyramid.stages - 1)
+        side = config.image_size
+        grid_of((side, side), self.depth_tile if config.task == "depth" else self.tile, "a picture")
         self.head = self._head()
         self.post_init()
 
