@@ -45,9 +45,11 @@ class DenseScenes:
     """The scenes world as a DenseWorld: classes of pixels are "red circle" and its like, and the background."""
 
     def __init__(self, task: Task, world: ScenesWorld | None = None) -> None:
-        self.world, self.name, self.tasks, self.max_depth = world or ScenesWorld(), "scenes", (task,), 1.0
+        self.world, self.name, self.max_depth = world or ScenesWorld(), "scenes", 1.0
+        self.tasks: tuple[str, ...] = (task,)
         things = sorted(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-        self.classes = {"segmentation": (BACKGROUND, *things), "depth": ("scene",), "referring": ()}[task]
+        known = {"segmentation": (BACKGROUND, *things), "depth": ("scene",), "referring": ()}
+        self.classes: tuple[str, ...] = known[task]
 
     def source(self, task: str, split: Split = "train") -> Source:
         """The samples of one split; there is one task."""
@@ -119,7 +121,7 @@ class DenseReader:
         if self.task == "depth":
             return (found.values * self.max_depth).astype(np.float32)
         if self.task == "referring":
-            return found.values.any(axis=0).astype(np.uint8)
+            return np.asarray(found.values.any(axis=0), dtype=np.uint8)
         labels = np.full(found.values.shape[1:], IGNORED, dtype=np.uint8)
         for mask, name in zip(found.values, found.labels, strict=True):
             labels[mask] = self._place(name)

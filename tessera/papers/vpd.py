@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
 from tessera.adapt.class_vectors import photo_templates
@@ -40,7 +40,6 @@ from tessera.zoo.text_to_image import TextToImage, read_text_to_image
 WORLD = "scenes"
 ROLES = (PART, "text")
 JUDGED = 300  # held-out pictures that a training is judged on
-
 ADE_CLASSES = 150
 
 
@@ -144,7 +143,7 @@ class VPD(Paper):
             "claims": [
                 "ADE20K: mIoU 53.7 with one scale and 54.6 with several; RefCOCO: overall IoU 73.5; NYUv2: RMSE 0.254"
                 " (official repository)",
-                "fine-tuned for few steps it is ahead of supervised and masked pre-training (abstract)",
+                "adapts in fewer steps than supervised and masked pre-training (abstract)",
             ],
             "other than in the text": [
                 "the painter of the mini size has one resolution, of an eighth of the picture's side, whose maps are"
@@ -281,8 +280,8 @@ def _size(task: str) -> dict[str, Any]:
     }  # fmt: skip
     counts = {name: count(part)["parameters"] for name, part in parts.items() if part is not None}
     if task == "segmentation":
-        necks = (model.head.laterals, model.head.smooth)
-        counts["neck"] = sum(count(part)["parameters"] for part in necks)  # type: ignore[arg-type]
+        neck = nn.ModuleList([model.head.laterals, model.head.smooth])  # type: ignore[list-item]
+        counts["neck"] = count(neck)["parameters"]
         counts["head"] -= counts["neck"]
     counts["trained"] = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return {

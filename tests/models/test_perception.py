@@ -12,12 +12,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from tessera.data.dense import DenseScenes
 from tessera.errors import UserError
 from tessera.models.diffusion.perception import PerceptionConfig, PerceptionModel
 from tessera.models.diffusion.perception.heads import DepthDecoder, ReferringDecoder, SemanticFPN
 from tessera.models.diffusion.perception.inputs import LatentEncoder, TextAdapter, unet_input
 from tessera.models.diffusion.perception.pyramid import UNetPyramid
 from tessera.objectives.dense import dense_loss
+from tessera.papers.vpd import RECIPES
+from tessera.train.dense import dense_loader, dense_stage
+from tessera.train.select import set_trainable
 from tests.models import vpd_layout as layout
 from tests.models.diffusion_tiny import mini_painter
 
@@ -179,6 +183,21 @@ def test_gradients_reach_unet_gamma_adapter_and_head_and_neither_autoencoder_nor
     if task == "depth":
         assert made.pyramid.unet.conv_norm_out is None
         assert not [name for name, _ in made.named_parameters() if name.startswith("pyramid.unet.conv_out")]
+
+
+@pytest.mark.light("vpd", "exact")
+@pytest.mark.parametrize(("task", "share"), [("segmentation", 0.1), ("referring", 1.0), ("depth", 0.01)])
+def test_the_published_unet_learns_at_its_share_of_the_rate_and_nothing_frozen_learns(task: str, share: float) -> None:
+    made = model(task)
+    recipe = RECIPES["published"][task]
+    source = DenseScenes(task).source(task)  # type: ignore[arg-type]
+    stage = dense_stage(made, dense_loader(source, lambda *_: {}, 1), 1, optimiser=recipe.optimiser)
+    set_trainable(made, stage.trainable)
+    rates = {id(one): group["lr"] for group in recipe.optimiser.build(made)[0].param_groups for one in group["params"]}
+    for name, parameter in made.named_parameters():
+        part = name.partition(".")[0]
+        wanted = {"pyramid": share * recipe.optimiser.lr, "autoencoder": None, "text": None}
+        assert rates.get(id(parameter)) == pytest.approx(wanted.get(part, recipe.optimiser.lr)), name
 
 
 def test_latents_are_the_mean_of_the_posterior_and_scaled_only_where_asked() -> None:

@@ -48,7 +48,7 @@ class SemanticFPN(nn.Module):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
         nn.init.normal_(self.classify.weight, std=0.01)
-        nn.init.zeros_(self.classify.bias)
+        nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         states = [lateral(one) for lateral, one in zip(self.laterals, features, strict=True)]
