@@ -18,7 +18,7 @@ from tessera.data.images import Pixels, fit_square
 from tessera.data.readers.dense import IGNORED, MAX_DEPTH, open_dense_folder
 from tessera.data.sample import Dense, Sample
 from tessera.data.source import Source, Split
-from tessera.data.worlds.scenes.graph import COLOURS, SHAPES
+from tessera.data.worlds.scenes.graph import SHAPES
 from tessera.data.worlds.scenes.world import BACKGROUND, ScenesWorld
 from tessera.errors import BadSample, UserError, nearest
 
@@ -42,13 +42,12 @@ class DenseWorld(Protocol):
 
 
 class DenseScenes:
-    """The scenes world as a DenseWorld: classes of pixels are "red circle" and its like, and the background."""
+    """The scenes world as a DenseWorld: classes of pixels are the shapes and the background."""
 
     def __init__(self, task: Task, world: ScenesWorld | None = None) -> None:
         self.world, self.name, self.max_depth = world or ScenesWorld(), "scenes", 1.0
         self.tasks: tuple[str, ...] = (task,)
-        things = sorted(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-        known = {"segmentation": (BACKGROUND, *things), "depth": ("scene",), "referring": ()}
+        known = {"segmentation": (BACKGROUND, *SHAPES), "depth": ("scene",), "referring": ()}
         self.classes: tuple[str, ...] = known[task]
 
     def source(self, task: str, split: Split = "train") -> Source:

@@ -1,7 +1,7 @@
 """The study of VPD: what a U-Net that learned to paint from words brings to the segmentation of pictures.
 
 All arms fine-tune the U-Net of `mini/diffusion` with the same head on the same drawn pictures in the same order, for
-the same steps and at the same rate; what is segmented is each coloured shape, 48 classes, and the background.
+the same steps and at the same rate; what is segmented is each of six shapes, and the background.
 
     vpd              as the paper has it: trained to paint, clean latent, timestep 1, class names, attention maps
     random           the U-Net starts from random weights

@@ -223,7 +223,7 @@ def test_arms_differ_as_they_say_and_claims_are_of_them(tmp_path: Path) -> None:
     plain, random, shuffled, bare, late = (
         bench.model(ARMS[name], 0) for name in ("vpd", "random", "shuffled names", "no maps", "t=999")
     )
-    assert plain.pyramid.channels(49) == [176 + 49] and bare.pyramid.channels(49) == [176]
+    assert plain.pyramid.channels(7) == [176 + 7] and bare.pyramid.channels(7) == [176]
     assert (plain.config.timestep, late.config.timestep) == (1, 999)
     left, right = (one.pyramid.unet.conv_in.weight for one in (plain, random))
     assert not torch.equal(left, right) and torch.equal(left, shuffled.pyramid.unet.conv_in.weight)

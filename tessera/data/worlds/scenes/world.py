@@ -253,11 +253,11 @@ def _depth(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample
 
 
 def _segmentation(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
-    """Picture, and masks [K + 1, 64, 64] of each object, named as in "red circle", and of the background."""
+    """Picture, and masks [K + 1, 64, 64] of each object, named by its shape, and of the background."""
     scene, image = source.shown(index, learned=False)
     masks = object_masks(scene)
     everything = np.concatenate([masks, ~masks.any(axis=0, keepdims=True)])
-    labels = (*(f"{thing.colour} {thing.shape}" for thing in scene.objects), BACKGROUND)
+    labels = (*(thing.shape for thing in scene.objects), BACKGROUND)
     return Sample((image, Dense("masks", everything, labels)), id=f"{source.name}/{index}", meta={"scene": scene})
 
 
