@@ -32,6 +32,7 @@ COMMANDS = {
     "reconstruct": ("using:Reconstruct", "pictures through a model's codes and back"),
     "chat": ("using:Chat", "talk, with pictures in and out"),
     "classify": ("using:Classify", "say which class pictures show"),
+    "segment": ("using:SegmentImages", "classes of pixels, the thing that a phrase names, or depth, as PNG files"),
     "embed": ("using:Embed", "pictures or sentences as vectors"),
     "evaluate": ("using:Evaluate", "scores with 95 % intervals"),
     "cases run": ("cases:CasesRun", "ask a model or an endpoint multiple-choice cases; writes a page"),

@@ -1,5 +1,5 @@
-"""Commands that use a trained model's folder: caption, ask, draw, sample, reconstruct, chat, classify, embed,
-evaluate."""
+"""Commands that use a trained model's folder: caption, ask, draw, sample, reconstruct, chat, classify,
+segment, embed, evaluate."""
 
 from __future__ import annotations
 
@@ -303,6 +303,53 @@ class Classify:
             return
         lines = [", ".join(f"{name} {share:.1%}" for name, share in guesses) for guesses in found]
         print_table(list(zip(self.images, lines, strict=True)), ("image", "classes"))
+
+
+@dataclass
+class SegmentImages:
+    """Write a PNG file of each picture, of its size, by what the model was trained for: numbers of classes with a
+    palette; 255 where the thing is that --phrase names, else 0; or depth in thousandths (millimetres of metres), 16
+    bits."""
+
+    images: tuple[Path, ...] = argument("pictures", metavar="IMAGE")
+    model: Path = option("folder of a perception model, as `tessera train vpd` writes it")
+    phrase: str | None = option("what to find, for a model that finds what phrases name", None)
+    scene: str | None = option("the kind of scene, for a model of depth that knows several", None)
+    out: Path = option("folder for what is seen", Path("segmented"))
+    json: bool = option("print JSON", False)
+
+    def run(self) -> None:
+        pictures, rows = _pictures(self.images), []
+        for place, (drawn, about) in enumerate(self._seen(_load(self.model, "segment"), pictures)):
+            path = self.out / f"{place:03d}-{self.images[place].stem}.png"
+            _save(drawn, path)
+            rows.append({"image": str(self.images[place]), "file": str(path), **about})
+        if self.json:
+            print_json(rows)
+            return
+        lines = [", ".join(f"{name} {number(value)}" for name, value in row["seen"].items()) for row in rows]
+        print_table([(row["image"], row["file"], line) for row, line in zip(rows, lines, strict=True)],
+                    ("image", "file", "seen"))  # fmt: skip
+
+    def _seen(self, perceiver: Any, pictures: list[Image]) -> list[tuple[Image, dict[str, Any]]]:
+        """A PNG file's picture for each, and what to say of it."""
+        from tessera.evaluate.drawing import depth_png, labels_png, mask_png, shares
+
+        for name, task in (("phrase", "referring"), ("scene", "depth")):
+            if getattr(self, name) is not None and perceiver.task != task:
+                raise UserError(f"--{name} is of {task}, and the model in {self.model} is of {perceiver.task}")
+        if perceiver.task == "depth":
+            return [
+                (depth_png(one), {"seen": {"nearest": float(one.min()), "furthest": float(one.max())}})
+                for one in perceiver.depth(pictures, self.scene)
+            ]
+        if perceiver.task == "segmentation":
+            found = [(labels_png(one), shares(one, perceiver.classes)) for one in perceiver.segment(pictures)]
+            return [(drawn, {"seen": about}) for drawn, about in found]
+        if self.phrase is None:
+            raise UserError("this model finds what a phrase names; give --phrase")
+        masks = perceiver.refer(pictures, [self.phrase] * len(pictures))
+        return [(mask_png(one), {"seen": {self.phrase: float(one.mean())}}) for one in masks]
 
 
 @dataclass

@@ -92,6 +92,30 @@ def open_image(
         raise BadSample(f"{name!r}: no such file") from None
 
 
+def open_values(path: str | Path) -> np.ndarray:
+    """The numbers that a PNG of one channel holds, as they are, int32 [H, W]: classes, palette entries, millimetres.
+
+    Raises:
+        BadSample: as `open_image`; or it has colours.
+    """
+    name = str(path)
+    try:
+        _check_bytes(Path(path).stat().st_size, name, MAX_BYTES)
+        with open(path, "rb") as file:
+            image = PngImagePlugin.PngImageFile(file)
+            _check_pixels(image.size, name, MAX_PIXELS)
+            image.load()
+    except (BadSample, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise BadSample(f"{name}: no such file") from None
+    except Exception:  # as in `_decode`
+        raise BadSample(f"{name}: no PNG, or one that is cut short or damaged") from None
+    if len(image.getbands()) != 1:
+        raise BadSample(f"{name}: a PNG of one channel is needed, and this one has {len(image.getbands())}")
+    return np.asarray(image).astype(np.int32)
+
+
 def _check_bytes(number: int, name: str, limit: int) -> None:
     if number == 0:
         raise BadSample(f"{name}: the file is empty (0 bytes)")
@@ -157,18 +181,20 @@ def _from_array(array: np.ndarray, max_pixels: int) -> PIL.Image:
     return PIL.fromarray(np.ascontiguousarray(colours))
 
 
-def fit_square(image: PIL.Image, size: int, how: Fit = "crop") -> PIL.Image:
-    """`image` as `size` x `size` pixels, bicubic. "crop" resizes the short side and cuts the middle out (as
-    CLIP does); "squash" resizes both sides and so changes proportions."""
+def fit_square(
+    image: PIL.Image, size: int, how: Fit = "crop", resample: PIL.Resampling = PIL.Resampling.BICUBIC
+) -> PIL.Image:
+    """`image` as `size` x `size` pixels. "crop" resizes the short side and cuts the middle out (as CLIP does);
+    "squash" resizes both sides and so changes proportions. Labels of pixels are resized to the NEAREST."""
     if image.size == (size, size):
         return image
     if how == "squash":
-        return image.resize((size, size), PIL.Resampling.BICUBIC)
+        return image.resize((size, size), resample)
     width, height = image.size
     scale = size / min(width, height)
     width, height = max(size, round(width * scale)), max(size, round(height * scale))
     left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), PIL.Resampling.BICUBIC)
+    resized = image.resize((width, height), resample)
     return resized.crop((left, top, left + size, top + size))
 
 

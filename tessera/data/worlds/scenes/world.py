@@ -1,4 +1,4 @@
-"""The scenes world as a World: Samples of seven tasks over one shared set of drawn pictures."""
+"""The scenes world as a World: Samples of eight tasks over one shared set of drawn pictures."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ _STREAMS = {
     "referring": 5,
     "depth": 6,
     "conversations": 7,
+    "segmentation": 8,
 }
 _SPLITS: dict[Split, int] = {"train": 0, "heldout": 1}
 COUNTS = (0.3, 0.3, 0.2, 0.2)
+BACKGROUND = "background"  # what is no object, where classes of pixels are named
 TURNS = 5  # questions in a conversation, at most
 MIX: Mapping[Style, float] = {"canonical": 0.25, "short": 0.3, "dense": 0.2, "relational": 0.25}
 
@@ -63,7 +65,7 @@ class ScenesWorld:
     """
 
     name = "scenes"
-    tasks = ("pairs", "questions", "conversations", "edits", "pages", "referring", "depth")
+    tasks = ("pairs", "questions", "conversations", "edits", "pages", "referring", "depth", "segmentation")
 
     def __init__(
         self,
@@ -250,6 +252,15 @@ def _depth(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample
     return Sample((image, Dense("depth", depth(scene))), id=f"{source.name}/{index}", meta={"scene": scene})
 
 
+def _segmentation(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    """Picture, and masks [K + 1, 64, 64] of each object, named by its shape, and of the background."""
+    scene, image = source.shown(index, learned=False)
+    masks = object_masks(scene)
+    everything = np.concatenate([masks, ~masks.any(axis=0, keepdims=True)])
+    labels = (*(thing.shape for thing in scene.objects), BACKGROUND)
+    return Sample((image, Dense("masks", everything, labels)), id=f"{source.name}/{index}", meta={"scene": scene})
+
+
 _BUILDERS: dict[str, Callable[[ScenesSource, int, np.random.Generator], Sample]] = {
     "pairs": _pairs,
     "questions": _questions,
@@ -258,4 +269,5 @@ _BUILDERS: dict[str, Callable[[ScenesSource, int, np.random.Generator], Sample]]
     "pages": _pages,
     "referring": _referring,
     "depth": _depth,
+    "segmentation": _segmentation,
 }
