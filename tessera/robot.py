@@ -93,7 +93,7 @@ class Robot:
         return {names.get(name, name): values for name, values in observed.items()}
 
     def foresee(self, observed: Observed, goal: str) -> list[np.ndarray]:
-        """What each camera is expected to see `ahead` steps after the last one, uint8 [side, side, 3] in the size of the
+        """What each camera is expected to see `ahead` steps after the last one, uint8 [side, side, 3], as large as the
         encoder's pictures. Where the policy foresees standardised patches, means and spreads are those of the last
         picture. Raises UserError as `act`."""
         config = self.policy.config

@@ -15,8 +15,8 @@ from tessera.objectives.tally import Tally
 
 
 def patchify(pictures: Tensor, side: int) -> Tensor:
-    """[..., channels, h * P, w * P] -> [..., N, D]: patches row by row; within one, pixels row by row, the channels of a
-    pixel side by side (as masked autoencoders have it; He et al. 2022)."""
+    """[..., channels, h * P, w * P] -> [..., N, D]: patches row by row; within one, pixels row by row, the channels of
+    a pixel side by side (as masked autoencoders have it; He et al. 2022)."""
     tiles = pictures.unflatten(-1, (-1, side)).unflatten(-3, (-1, side))  # [..., c, h, P, w, P]
     return tiles.movedim(-5, -1).transpose(-4, -3).flatten(-3).flatten(-3, -2)
 
@@ -37,8 +37,8 @@ def foresight(predicted: Tensor, patches: Tensor, steps: Tensor, ahead: int) -> 
     """Squared error of what each step foresees `ahead` steps later, over the steps that have such a later one.
 
     Args:
-        predicted, patches: [B, T, N, D]; `patches` are those of the step itself, which are shifted here. Left where they
-            stand they would teach the model to copy its input.
+        predicted, patches: [B, T, N, D]; `patches` are those of the step itself, which are shifted here. Left where
+            they stand they would teach the model to copy its input.
         steps: bool [B, T], True where a window is no padding.
     """
     valid = steps[:, ahead:]

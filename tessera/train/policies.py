@@ -8,7 +8,7 @@ Legend: B windows of T steps, S pixels a side, N_p patch features of width C of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,15 +32,15 @@ def window_loader(
     world_size: int = 1, workers: int = 0,
 ) -> Loader[dict[str, Any]]:  # fmt: skip
     """Batches of windows: {"goal": float [B, E], "steps": bool [B, T], "seen CAMERA": float [B, T, 1 + N_p, C], "pixels
-    CAMERA": float [B, T, 3, S, S] where pictures are foreseen, "state" and "action": float [B, T, ...] where actions are
-    learned, "sample_ids"}.
+    CAMERA": float [B, T, 3, S, S] where pictures are foreseen, "state" and "action": float [B, T, ...] where actions
+    are learned, "sample_ids"}.
 
     Args:
         source: windows as `tessera.data.readers.lerobot` gives them.
         store: over `senses.look`; a frame that several windows show is looked at once.
         batch: windows of all processes together.
     """
-    part = partial(_collate, senses=senses, store=store, lesson=lesson, name=source.fingerprint())
+    part = partial(window_batch, senses=senses, store=store, lesson=lesson, name=source.fingerprint())
     samples = Samples(_as_it_is, part, batch)
     return Loader(source, samples, seed=seed, rank=rank, world_size=world_size, workers=workers)
 
@@ -49,9 +49,10 @@ def _as_it_is(window: Any, _: np.random.Generator) -> Any:
     return window
 
 
-def _collate(
-    windows: list[Window], *, senses: Senses, store: FeatureStore, lesson: Lesson, name: str
+def window_batch(
+    windows: Sequence[Window], *, senses: Senses, store: FeatureStore, lesson: Lesson, name: str
 ) -> dict[str, Any]:
+    """A batch of windows of the source `name`, as `window_loader` gives it."""
     steps = np.stack([one["mask"] for one in windows]).astype(bool)
     batch: dict[str, Any] = {
         "goal": senses.read([one["goal"] for one in windows]),
@@ -70,7 +71,7 @@ def _collate(
 
 
 def frames(window: Window, camera: str, name: str) -> list[Image]:
-    """A camera's T pictures; padding, of any content, is all one picture. Keys begin with `name`, that of the source."""
+    """A camera's T pictures; padding, of any content, is all one picture. Keys begin with `name`, the source's."""
     place = f"{name}/{window['episode']}/{camera}"
     return [
         Image(picture, key=f"{place}/{window['frame'] + number}" if valid else f"{name}/{camera}/padding")

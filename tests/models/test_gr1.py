@@ -307,7 +307,8 @@ def test_the_released_layout_loads_whole_and_says_the_same(tmp_path: Path) -> No
     for ours, theirs in zip(outputs(again, **given), outputs(model, **given), strict=True):
         assert torch.equal(ours, theirs)
     community = {
-        **state, "transformer.wpe.weight": torch.zeros(60, 32), "action_queries.weight": state["action_queries.weight"] - 1,
+        **state, "transformer.wpe.weight": torch.zeros(60, 32),
+        "action_queries.weight": state["action_queries.weight"] - 1,
         "action_chunk_queries.weight": torch.ones(1, 32),
     }  # fmt: skip
     save_file({f"module.{name}": value for name, value in community.items()}, tmp_path / "community.safetensors")

@@ -42,9 +42,8 @@ class Lesson:
         """The losses of a batch of `tessera.train.policies.window_loader`."""
         policy: GR1Policy = model
         steps = batch["steps"]
-        seen = {name: Seen(batch[f"seen {name}"][:, :, 0], batch[f"seen {name}"][:, :, 1:]) for name in self.cameras}
         state = batch["state"] if self.act else None
-        said = policy(batch["goal"], steps, seen, state, act=self.act, foresee=self.foresee)
+        said = policy(batch["goal"], steps, self.seen(batch), state, act=self.act, foresee=self.foresee)
         losses = {}
         if self.act:
             losses[ARM] = arm_error(said.arm, policy.arm_targets(batch["action"]), steps)
@@ -55,6 +54,11 @@ class Lesson:
             wanted = standardised(wanted) if policy.config.standardised else wanted
             losses[foreseen(name)] = foresight(patches, wanted, steps, self.ahead)
         return losses  # type: ignore[return-value]
+
+    def seen(self, batch: Mapping[str, Any]) -> dict[str, Seen]:
+        """What the cameras saw, of a batch."""
+        whole = {name: batch[f"seen {name}"] for name in self.cameras}
+        return {name: Seen(one[:, :, 0], one[:, :, 1:]) for name, one in whole.items()}
 
     def counts(self, batch: Mapping[str, Any], gripper: bool) -> dict[str, int]:
         """How many steps each loss of a batch is over; `gripper` where the policy has one."""

@@ -3,8 +3,8 @@ ask it for the next action and for the pictures some steps ahead.
 
 The encoders are frozen and stand outside: the policy reads their features.
 
-Legend: B windows of T steps, C width of picture features, E of text features, N_p patch features of a picture, N = h * w
-foreseen patches of D values, S numbers of a state, A of an action without the gripper's, W width.
+Legend: B windows of T steps, C width of picture features, E of text features, N_p patch features of a picture,
+N = h * w foreseen patches of D values, S numbers of a state, A of an action without the gripper's, W width.
 """
 
 from __future__ import annotations

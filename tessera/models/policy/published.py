@@ -107,7 +107,8 @@ def _sizes(state: dict[str, Tensor], heads: int) -> dict[str, Any]:
         "window": len(state["embed_timestep.weight"]), "depth": blocks("transformer.h."),
         "decoder_depth": blocks("decoder_blocks."), "resampler_depth": blocks("perceiver_resampler.layers."),
         "latents": len(state["perceiver_resampler.latents"]), "resampler_head_width": inner // heads,
-        "state_size": state["embed_arm_state.weight"].shape[1] + 1, "action_size": len(state["pred_arm_act.weight"]) + 1,
+        "state_size": state["embed_arm_state.weight"].shape[1] + 1,
+        "action_size": len(state["pred_arm_act.weight"]) + 1,
         "patch_size": round((len(state["decoder_pred.weight"]) / 3) ** 0.5),
     }  # fmt: skip
 
