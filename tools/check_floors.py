@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train", "generate", "evaluate", "adapt"),
     ("study", "vision_chat"),
     ("zoo",),  # its cards carry the study's intervals and machine
-    ("assistant", "classifier", "answerer", "augmented", "image_maker", "robot"),
+    ("assistant", "classifier", "answerer", "augmented", "image_maker", "actor"),
     ("prompted",),  # a classifier whose classes are named
     ("loading",),
     ("papers",),

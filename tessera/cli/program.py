@@ -34,6 +34,7 @@ COMMANDS = {
     "classify": ("using:Classify", "say which class pictures show"),
     "embed": ("using:Embed", "pictures or sentences as vectors"),
     "evaluate": ("using:Evaluate", "scores with 95 % intervals"),
+    "act": ("acting:Act", "let a policy act in an environment, and film it"),
     "cases run": ("cases:CasesRun", "ask a model or an endpoint multiple-choice cases; writes a page"),
     "cases votes": ("cases:CasesVotes", "how human readers voted on cases"),
     "cases write": ("cases:CasesWrite", "write cases made from the scenes world"),

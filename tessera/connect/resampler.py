@@ -35,8 +35,8 @@ class ResamplerLayer(nn.Module):
 
 
 class PerceiverResampler(nn.Module):
-    """Tokens of a picture through N latents: [M, S, C] -> [M, N, C]. The model that owns it initialises `latents` and
-    `media`, which is added to every token (that of the first medium of the published layer).
+    """Tokens of a picture through N latents: [M, S, C] -> [M, N, C]. `media`, which the model that owns it
+    initialises, is added to every token (that of the first medium of the published layer).
 
     Args:
         head_width: of each of the `heads`; together they need not be C.
@@ -44,14 +44,14 @@ class PerceiverResampler(nn.Module):
 
     def __init__(self, width: int, latents: int, depth: int, heads: int, head_width: int) -> None:
         super().__init__()
-        self.latents = nn.Parameter(torch.zeros(latents, width))
+        self.latents = nn.Embedding(latents, width)
         self.media = nn.Parameter(torch.zeros(width))
         self.layers = nn.ModuleList(ResamplerLayer(width, heads, head_width, 4 * width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.media
-        latents = self.latents.expand(len(tokens), -1, -1)
+        latents = self.latents.weight.expand(len(tokens), -1, -1)
         for layer in self.layers:
             latents = layer(latents, tokens)
         return self.norm(latents)

@@ -8,7 +8,8 @@ Legend: B windows of T steps, S pixels a side, N_p patch features of width C of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 
 from tessera.data.loader import Loader, Samples
 from tessera.data.sample import Image
+from tessera.data.windows import Windows
 from tessera.models.policy import GR1Policy
 from tessera.models.policy.learning import Lesson
 from tessera.models.policy.senses import Senses
@@ -28,7 +30,7 @@ Window = Mapping[str, Any]
 
 
 def window_loader(
-    source: Any, senses: Senses, store: FeatureStore, lesson: Lesson, batch: int, *, seed: int = 0, rank: int = 0,
+    source: Windows, senses: Senses, store: FeatureStore, lesson: Lesson, batch: int, *, seed: int = 0, rank: int = 0,
     world_size: int = 1, workers: int = 0,
 ) -> Loader[dict[str, Any]]:  # fmt: skip
     """Batches of windows: {"goal": float [B, E], "steps": bool [B, T], "seen CAMERA": float [B, T, 1 + N_p, C], "pixels
@@ -36,7 +38,6 @@ def window_loader(
     are learned, "sample_ids"}.
 
     Args:
-        source: windows as `tessera.data.readers.lerobot` gives them.
         store: over `senses.look`; a frame that several windows show is looked at once.
         batch: windows of all processes together.
     """
@@ -68,6 +69,18 @@ def window_batch(
         if lesson.foresee:
             batch[f"pixels {camera}"] = torch.from_numpy(senses.arrays(pictures)).unflatten(0, steps.shape)
     return batch
+
+
+def batches_of(
+    source: Windows, senses: Senses, store: FeatureStore, lesson: Lesson, batch: int
+) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    """All windows of `source` once, in order, without the pictures that are to be foreseen, and of each window the
+    number of its episode."""
+    acting, name = replace(lesson, foresee=False), source.fingerprint()
+    for at in range(0, len(source), batch):
+        windows = [source[place] for place in range(at, min(at + batch, len(source)))]
+        made = window_batch(windows, senses=senses, store=store, lesson=acting, name=name)
+        yield made, [one["episode"] for one in windows]
 
 
 def frames(window: Window, camera: str, name: str) -> list[Image]:

@@ -177,7 +177,7 @@ def test_actions_teach_nothing_to_what_foresees_pictures() -> None:
     (losses["arm"][0] + losses["gripper"][0]).backward()
     foreseeing = [*model.decoder.parameters(), *(camera.queries.weight for camera in model.cameras)]
     assert all(one.grad is None or not one.grad.any() for one in foreseeing)
-    assert model.action_query.weight.grad.any() and model.resampler.latents.grad.any()
+    assert model.action_query.weight.grad.any() and model.resampler.latents.weight.grad.any()
     model.zero_grad()
     (losses := lesson(model, batch(model)))["static ahead"][0].backward()
     assert model.cameras[0].queries.weight.grad.any() and not model.action.arm.weight.grad
@@ -231,7 +231,7 @@ def test_new_weights_of_blocks_are_gpt2_s_and_queries_are_of_spread_one() -> Non
     with torch.no_grad():
         assert float(model.blocks[0].mlp.fc1.weight.std()) == pytest.approx(0.02, rel=0.05)
         assert float(model.time.weight.std()) == pytest.approx(1.0, rel=0.1)
-        assert float(model.resampler.latents.std()) == pytest.approx(1.0, rel=0.3)
+        assert float(model.resampler.latents.weight.std()) == pytest.approx(1.0, rel=0.3)
 
 
 def test_what_cannot_be_is_said_in_a_sentence() -> None:
@@ -270,7 +270,7 @@ def released(model: GR1Policy) -> dict[str, torch.Tensor]:
     }  # fmt: skip
     held = {
         "mask_token": ours["decoder.mask_token"].view(1, 1, 1, -1),
-        "perceiver_resampler.latents": ours["resampler.latents"],
+        "perceiver_resampler.latents": ours["resampler.latents.weight"],
         "perceiver_resampler.media_pos_emb": ours["resampler.media"].view(1, 1, -1),
         "decoder_pos_embed": ours["decoder.places.table"][None], "transformer.wte.weight": torch.zeros(1, 32),
         "transformer.h.0.attn.bias": torch.ones(1, 1, 60, 60), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),

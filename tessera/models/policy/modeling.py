@@ -87,6 +87,7 @@ class _ActionHead(nn.Module):
         self.layers = nn.Sequential(nn.Linear(config.width, half), nn.Linear(half, half))
         self.arm = nn.Linear(half, config.action_size - config.gripper)
         self.gripper = nn.Linear(half, 1) if config.gripper else None
+        self.no_muon = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.layers(x)
@@ -227,7 +228,6 @@ class GR1Policy(PreTrainedModel):
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         elif isinstance(module, PerceiverResampler):
-            init.normal_(module.latents)
             init.normal_(module.media)
         elif isinstance(module, PatchDecoder):
             init.zeros_(module.mask_token)

@@ -35,6 +35,7 @@ _RENAMED = (
     (r"perceiver_resampler\.layers\.(\d+)\.1\.1", r"resampler.layers.\1.mlp.fc1"),
     (r"perceiver_resampler\.layers\.(\d+)\.1\.3", r"resampler.layers.\1.mlp.fc2"),
     (r"perceiver_resampler\.media_pos_emb", "resampler.media"),
+    (r"perceiver_resampler\.latents", "resampler.latents.weight"),
     (r"perceiver_resampler\.", "resampler."),
     (r"embed_lang", "goal"),
     (r"embed_(arm|gripper)_state", r"state.\1"),

@@ -1,7 +1,7 @@
 """A policy with its frozen encoders in use: what cameras see and a goal in words in, actions out.
 
-robot = tessera.load("runs/gr-1/model")
-success_rate(gymnasium.make("tessera/Tabletop-v0"), robot, window=robot.policy.config.window)
+actor = tessera.load("runs/gr-1/model")
+success_rate(gymnasium.make("tessera/Tabletop-v0"), actor, window=actor.policy.config.window)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tessera.objectives.imitation import patchify, unpatchify
 from tessera.zoo.parts import quiet
 from tessera.zoo.senses import read_senses, save_senses
 
-KIND = "robot"
+KIND = "actor"
 STATE = "state"
 PIXELS, POSITION = "pixels", "agent_pos"  # what environments of LeRobot's kind call picture and state
 POLICY, VISION, TEXT = "policy", "vision", "text"  # folders within the model's
@@ -37,7 +37,7 @@ Observed = Mapping[
 
 
 @dataclass
-class Robot:
+class Actor:
     """A policy and its senses. It is a policy as `tessera.evaluate.rollout` takes them: called with what was observed
     lately and a goal, it gives the next action.
 
@@ -78,16 +78,17 @@ class Robot:
     __call__ = act
 
     def within(self, env: Any) -> Callable[[Observed, str], np.ndarray]:
-        """This robot as a policy of a Gymnasium environment: actions are clipped to its limits, and an environment with
+        """This actor as a policy of a Gymnasium environment: actions are clipped to its limits, and an environment with
         the names of LeRobot's (`pixels`, `agent_pos`) is understood."""
         space = env.action_space
 
         def act(observed: Observed, goal: str) -> np.ndarray:
-            return np.clip(self.act(self._renamed(observed), goal), space.low, space.high)
+            return np.clip(self.act(self.named(observed), goal), space.low, space.high)
 
         return act
 
-    def _renamed(self, observed: Observed) -> Observed:
+    def named(self, observed: Observed) -> Observed:
+        """What an environment shows under the names that the policy knows."""
         cameras = self.policy.config.cameras
         names = {POSITION: STATE, **({PIXELS: cameras[0]} if len(cameras) == 1 else {})}
         return {names.get(name, name): values for name, values in observed.items()}
@@ -155,8 +156,8 @@ class Robot:
             write_card(aside, KIND)
 
 
-def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | None = None) -> Robot:
-    """What `Robot.save` wrote, in evaluation mode.
+def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | None = None) -> Actor:
+    """What `Actor.save` wrote, in evaluation mode.
 
     Args:
         device: by default "cuda" where PyTorch has it, else "cpu".
@@ -173,6 +174,6 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     for part in (senses.vision, senses.text):
         torch.nn.Module.to(part, policy.device)
     try:
-        return Robot(policy, senses)
+        return Actor(policy, senses)
     except UserError as error:
         raise CheckpointError(f"{folder}: {error}") from None
