@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tessera.data.episodes import Episode
+from tessera.data.source import Split
 from tessera.data.windows import Windows
 from tessera.errors import UserError, nearest
 from tessera.models.policy import GR1Config, GR1Policy
@@ -34,7 +35,6 @@ SMALL: dict[str, Any] = {  # a policy that learns on a processor
     "width": 96, "depth": 4, "heads": 4, "window": 6, "latents": 4, "resampler_depth": 1, "resampler_heads": 2,
     "resampler_head_width": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_size": 8,
 }  # fmt: skip
-HELDOUT = 1_000_000  # the first seed of the world's held-out chains
 HOLD_OUT = 10  # of a user's episodes one in so many
 LEAST_SPREAD = 1e-3  # of a number that never changes, so that nothing is divided by zero
 
@@ -168,27 +168,26 @@ def units(rows: Mapping[str, tuple[np.ndarray, np.ndarray]], gripper: bool) -> d
     return found
 
 
-def table_episodes(tasks: Sequence[str], number: int, *, first: int = 0, noise: float = 0.1) -> list[Episode]:
+def table_episodes(tasks: Sequence[str], number: int, split: Split = "train", seed: int = 0) -> list[Episode]:
     """The expert's first `number` episodes of some tasks of the table.
 
     Args:
-        first: the chain that is begun with; from HELDOUT on they are those of the held-out split.
-        noise: of the actions, so that there is something to learn of how to come back.
+        seed: of the world.
 
     Raises:
-        UserError: a task that there is not.
+        UserError: a task that there is not, or fewer episodes.
     """
-    from tessera.data.worlds.tabletop import TASKS, chain, demonstrations  # gymnasium is an extra
+    from tessera.data.worlds.tabletop import TASKS  # gymnasium is an extra
+    from tessera.data.worlds.tabletop.world import TabletopWorld
 
     for task in tasks:
         if task not in TASKS:
             raise UserError(f"the table has no task {task!r}{nearest(task, TASKS)}")
-
-    def found() -> Iterator[Episode]:
-        for seed in count(first):
-            yield from (one for one in demonstrations(chain(seed), noise=noise, seed=seed) if one.task in tasks)
-
-    return list(islice(found(), number))
+    source = TabletopWorld(seed=seed).source("episodes", split)
+    found = list(islice((one for one in source.episodes(len(source)) if one.task in tasks), number))
+    if len(found) < number:
+        raise UserError(f"the table has {len(found)} episodes of {', '.join(tasks)}, not {number}; ask for fewer")
+    return found
 
 
 def table(recipe: Recipe) -> Material:
@@ -198,7 +197,7 @@ def table(recipe: Recipe) -> Material:
     tasks = [one.strip() for one in recipe.tasks.split(",")]
     others = [one for one in TASKS if one not in tasks] or tasks
     robot = table_episodes(tasks, recipe.episodes)
-    heldout = table_episodes(tasks, max(1, recipe.episodes // HOLD_OUT), first=HELDOUT)
+    heldout = table_episodes(tasks, max(1, recipe.episodes // HOLD_OUT), "heldout")
     window = recipe.window
     return Material(
         Windows(f"{WORLD} clips", table_episodes(others, recipe.clips), window), Windows(WORLD, robot, window),

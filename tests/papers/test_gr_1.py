@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tessera.data.lerobot import LeRobotWriter
 
 import tessera
 from tessera.cli import main
 from tessera.data.episodes import Episode, Robot
+from tessera.data.lerobot import LeRobotWriter
 from tessera.errors import UserError
 from tessera.models.policy import GR1Policy
 from tessera.papers.figures import beside
