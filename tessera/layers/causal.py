@@ -90,7 +90,7 @@ class MaskedBlock(EncoderBlock):
         super().__init__(width, heads, mlp_width, activation=activation, eps=eps)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """`mask` as `attend` takes it, broadcastable to [B, H, L, L]."""
         share = self.dropout if self.training else 0.0
         x = x + F.dropout(self.attn.read(*self.attn.project(self.norm1(x)), mask, share), share)

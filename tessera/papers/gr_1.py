@@ -8,7 +8,6 @@ it from clips with a sentence each, then actions and pictures together from a ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +167,9 @@ class GR1(Paper):
 
         def stages() -> Iterator[Stage]:
             policy = ready or GR1Policy(config)
-            stage = partial(recipe.stage, policy=policy, senses=senses, store=store, **places)
             if ready is None:
-                yield stage("pretrain", windows=data.clips)
-            yield stage("act", windows=data.robot)
+                yield recipe.stage("pretrain", policy, senses, store, data.clips, **places)
+            yield recipe.stage("act", policy, senses, store, data.robot, **places)
             made.append(policy.eval())
 
         trainer.run(stages())
@@ -188,10 +186,8 @@ class GR1(Paper):
 def parts_of(policy: GR1Policy) -> dict[str, int]:
     """Trained values of each part. The release also counts a word table of one row, which nothing reads."""
     rest = ("goal", "state", "time", "embed_norm", "cameras")
-    queries = policy.action_query.weight.numel() + sum(
-        one.queries.weight.numel()  # type: ignore[union-attr, operator]
-        for one in policy.cameras
-    )
+    cameras: Any = policy.cameras
+    queries = sum(one.weight.numel() for one in (policy.action_query, *(camera.queries for camera in cameras)))
     numbers = {name: sum(one.numel() for one in part.parameters()) for name, part in policy.named_children()}
     return {
         "GPT": numbers["blocks"] + numbers["norm"],

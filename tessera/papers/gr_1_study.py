@@ -181,10 +181,9 @@ class Bench:
 
         def stages() -> Iterator[Stage]:
             policy = GR1Policy(recipe.config(self.senses, data))
-            stage = partial(recipe.stage, policy=policy, senses=self.senses, store=self.store, seed=seed)
             if ARMS[arm]["clips"]:
-                yield stage("pretrain", windows=data.clips)
-            yield stage("act", windows=data.robot)
+                yield recipe.stage("pretrain", policy, self.senses, self.store, data.clips, seed=seed)
+            yield recipe.stage("act", policy, self.senses, self.store, data.robot, seed=seed)
 
         folder = self.work / "training" / f"{short_hash([arm, ARMS[arm], self.config])}-seed-{seed}"
         trainer = Trainer(folder, config=asdict(recipe), seed=seed, resume=True)

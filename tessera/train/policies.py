@@ -43,7 +43,8 @@ def window_loader(
     """
     part = partial(window_batch, senses=senses, store=store, lesson=lesson, name=source.fingerprint())
     samples = Samples(_as_it_is, part, batch)
-    return Loader(source, samples, seed=seed, rank=rank, world_size=world_size, workers=workers)
+    drawn: Any = source  # of windows, not of Samples
+    return Loader(drawn, samples, seed=seed, rank=rank, world_size=world_size, workers=workers)
 
 
 def _as_it_is(window: Any, _: np.random.Generator) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from transformers import CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPTextModelWithProjection
 
 from tessera.data.images import Pixels
 from tessera.layers.attention import NAME as ATTENTION
@@ -13,6 +14,7 @@ from tessera.models.classifier import IMAGENET
 from tessera.models.policy.senses import Senses
 from tessera.vision.base import VisionBackbone
 from tessera.vision.registry import create
+from tessera.weights import model_type
 from tessera.zoo.foundation import read_part, read_tokenizer
 from tessera.zoo.parts import locate, quiet
 
@@ -45,8 +47,17 @@ def read_senses(vision: str, text: str) -> Senses:
     eyes, pixels = read_eyes(vision)
     where = locate(text)
     with quiet():
-        words = read_part(CLIPTextModelWithProjection, where, eyes.dtype, attn_implementation=ATTENTION)
+        words = read_part(CLIPTextModelWithProjection, where, eyes.dtype, attn_implementation=ATTENTION, **_half(where))
         return Senses(eyes, words, read_tokenizer(where), pixels)
+
+
+def _half(folder: str) -> dict[str, Any]:
+    """The configuration of the text half of a whole CLIP, whose own says nothing of the width that both share."""
+    if not Path(folder).is_dir() or model_type(Path(folder)) != "clip":
+        return {}
+    whole: Any = CLIPConfig.from_pretrained(folder)
+    whole.text_config.projection_dim = whole.projection_dim
+    return {"config": whole.text_config}
 
 
 def save_senses(senses: Senses, vision: Path, text: Path) -> None:

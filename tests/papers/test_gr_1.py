@@ -91,7 +91,7 @@ def test_one_s_own_episodes_are_learned_and_held_out_actions_judged(
 ) -> None:
     parts = ["--parts", f"vision={clip}", f"text={clip}"]
     words = ["train", "gr-1", "--data", str(episodes), "--out", str(tmp_path), "--steps", "4", *parts, "--set", *SMALL]
-    with files_on_the_way_to("tessera.objectives.imitation:foresight") as files:
+    with files_on_the_way_to("tessera.models.policy.learning:foresight") as files:
         assert main(words) == 0
     assert files == [
         "cli/training.py", "papers/gr_1.py", "train/engine.py", "train/step.py", "models/policy/learning.py",
