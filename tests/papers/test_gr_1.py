@@ -85,38 +85,51 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.mark.light("gr-1", "use")
-def test_one_s_own_episodes_are_learned_and_held_out_actions_judged(
-    episodes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parts = ["--parts", f"vision={clip}", f"text={clip}"]
-    words = ["train", "gr-1", "--data", str(episodes), "--out", str(tmp_path), "--steps", "4", *parts, "--set", *SMALL]
+@pytest.fixture(scope="module")
+def trained(episodes: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
+    """The run of a training on those episodes, the files on the way to its first loss, and the command line."""
+    out = tmp_path_factory.mktemp("run")
+    words = ["train", "gr-1", "--data", str(episodes), "--out", str(out), "--steps", "4"]
+    words += ["--parts", f"vision={clip}", f"text={clip}", "--set", *SMALL]
     with files_on_the_way_to("tessera.models.policy.learning:foresight") as files:
         assert main(words) == 0
-    assert files == [
+    return out, files, words
+
+
+def test_a_step_goes_through_six_files_from_the_command_to_the_loss(trained: tuple[Path, list[str], list[str]]) -> None:
+    assert trained[1] == [
         "cli/training.py", "papers/gr_1.py", "train/engine.py", "train/step.py", "models/policy/learning.py",
         "objectives/imitation.py",
     ]  # fmt: skip
-    assert "actions from the expert's in 2 episodes" in capsys.readouterr().err
-    actor = tessera.load(tmp_path / "model")
+
+
+@pytest.mark.light("gr-1", "use")
+def test_one_s_own_episodes_are_foreseen_first_then_learned_to_act(
+    trained: tuple[Path, list[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _, words = trained
+    actor = tessera.load(out / "model")
     config = actor.policy.config
     assert (list(config.cameras), config.gripper, config.state_size) == (["top"], False, 2)
     held = np.concatenate([one.action for one in numbered(12)])
     np.testing.assert_allclose(config.action_mean, held.mean(0), atol=1e-5)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["pretrain", "act", "act", "act"]
-    again = [
-        *words[:5],
-        str(tmp_path / "on"),
-        "--steps",
-        "1",
-        *parts,
-        f"policy={tmp_path / 'model/policy'}",
-        "--set",
-        *SMALL,
-    ]
-    assert main(again) == 0
-    assert len((tmp_path / "on/metrics.jsonl").read_text().splitlines()) == 1
+    on = [*words[:5], str(tmp_path), "--steps", "1", *words[8:11], f"policy={out / 'model/policy'}", *words[11:]]
+    assert main(on) == 0
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert "actions from the expert's in 2 episodes" in capsys.readouterr().err
+
+
+@pytest.mark.light("gr-1", "use")
+def test_it_acts_in_an_environment_of_lerobot_s_kind(
+    trained: tuple[Path, list[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gym_pusht")
+    words = ["act", "--model", str(trained[0] / "model"), "--env", "gym_pusht/PushT-v0", "--goal", "push the T"]
+    assert main([*words, "--episodes", "2", "--steps", "3", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["success"]["n"], said["steps"], said["film"]) == (2, 3.0, None)
 
 
 @pytest.mark.light("gr-1", "use")
