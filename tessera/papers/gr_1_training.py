@@ -219,7 +219,7 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
     """LeRobot folders: of clips and of a robot, or one for both. Every tenth episode of the robot is held out.
 
     Raises:
-        UserError: more than two sets.
+        UserError: more than two sets, or clips without the robot's first camera.
         DataError: one cannot be read.
     """
     from tessera.data.lerobot import ACTION, STATE, STATS  # pyarrow and PyAV are an extra
@@ -228,6 +228,12 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
     if len(data) > 2:
         raise UserError(f"--data takes clips and a robot's episodes, not {len(data)} sets")
     clips, robot = LeRobotEpisodes(data[0]), LeRobotEpisodes(data[-1])
+    first = next(iter(robot.cameras))
+    if first not in clips.cameras:
+        raise UserError(
+            f"the clips in {data[0]} have no camera {first!r}, the robot's first, whose pictures are foreseen; they have"
+            f" {', '.join(clips.cameras)}"
+        )
     said = json.loads((robot.path / STATS).read_text(encoding="utf-8"))
     rows = {
         name: (np.asarray(said[key]["mean"]), np.asarray(said[key]["std"]))

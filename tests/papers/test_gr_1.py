@@ -152,6 +152,18 @@ def test_it_learns_at_the_table_and_a_fresh_process_acts_and_films(tmp_path: Pat
     assert list(actor.policy.config.cameras) == ["static", "hand"] and actor.policy.config.gripper
 
 
+def test_clips_show_what_the_robot_s_first_camera_shows(episodes: Path, tmp_path: Path) -> None:
+    writer = LeRobotWriter(tmp_path / "side", Robot("arm", 10, (-1.0, 1.0), ("x", "y"), ("dx", "dy")))
+    (one,) = numbered(1)
+    writer.add(Episode({"side": one.cameras["top"]}, one.state, one.action, one.goal))
+    writer.finish()
+    recipe = RECIPES["mini"]
+    both = open_data(recipe, [str(episodes), str(episodes)])
+    assert (len(both.clips), len(both.robot)) == (72, 60) and both.cameras == ("top",)
+    with pytest.raises(UserError, match="have no camera 'top', the robot's first, .* they have side"):
+        open_data(recipe, [str(tmp_path / "side"), str(episodes)])
+
+
 def test_what_cannot_be_is_said_before_anything_is_written(episodes: Path, clip: Path, tmp_path: Path) -> None:
     both = {"vision": str(clip), "text": str(clip)}
     tiny = dict(one.split("=") for one in SMALL)
