@@ -231,8 +231,8 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
     first = next(iter(robot.cameras))
     if first not in clips.cameras:
         raise UserError(
-            f"the clips in {data[0]} have no camera {first!r}, the robot's first, whose pictures are foreseen; they have"
-            f" {', '.join(clips.cameras)}"
+            f"the clips in {data[0]} have no camera {first!r}, the robot's first, whose pictures are foreseen;"
+            f" they have {', '.join(clips.cameras)}"
         )
     said = json.loads((robot.path / STATS).read_text(encoding="utf-8"))
     rows = {
