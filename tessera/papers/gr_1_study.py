@@ -89,7 +89,7 @@ NOTES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every arm gets: some 25 minutes for all arms of three seeds on two cores.
+    """What every arm gets; meant for half an hour of two cores for all arms of three seeds.
 
     Args:
         steps: of an arm; `first` of them go to clips where there are some.
