@@ -87,6 +87,6 @@ def scores(folder: Path) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="mae", about="a masked autoencoder of 8-pixel patches that has seen scenes and the table", steps=12_000,
+    name="mae", about="a masked autoencoder of 8-pixel patches that has seen scenes and the table", steps=10_000,
     stage=stage, save=save, scores=scores, gates={"probe colour": 0.8, "probe place": 0.8},
 )  # fmt: skip
