@@ -23,6 +23,7 @@ KINDS = {
     "prompted-clip": "tessera.prompted",
     "image-maker": "tessera.image_maker",
     "perceiver": "tessera.perceiver",
+    "actor": "tessera.actor",
 }
 PUBLISHED = {"llava": "vision-chat"}  # what config.json names -> its kind, for folders of transformers without a card
 
@@ -31,7 +32,8 @@ def load(folder: str | Path, *arguments: Any, **options: Any) -> Any:
     """The model in a folder that `tessera train` wrote, of the kind that its card names: an Assistant for VL-GPT, a
     VisionChat for a language model with eyes, a Classifier for a backbone with a head, an Answerer,
     an Augmented for a frozen language model that sees, a PromptedClassifier for a CLIP with learned prompts, an
-    ImageMaker for a model of image codes, a Perceiver for one that says something of every pixel.
+    ImageMaker for a model of image codes, a Perceiver for one that says something of every pixel, an
+    Actor for a policy.
 
     Args:
         folder: or one of LLaVA as transformers writes it; or a mini part in use, such as "mini/llava".

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train", "generate", "evaluate", "adapt"),
     ("study", "vision_chat"),
     ("zoo",),  # its cards carry the study's intervals and machine
-    ("assistant", "classifier", "answerer", "augmented", "image_maker", "perceiver"),
+    ("assistant", "classifier", "answerer", "augmented", "image_maker", "perceiver", "actor"),
     ("prompted",),  # a classifier whose classes are named
     ("loading",),
     ("papers",),

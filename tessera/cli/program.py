@@ -35,6 +35,7 @@ COMMANDS = {
     "segment": ("using:SegmentImages", "classes of pixels, the thing that a phrase names, or depth, as PNG files"),
     "embed": ("using:Embed", "pictures or sentences as vectors"),
     "evaluate": ("using:Evaluate", "scores with 95 % intervals"),
+    "act": ("acting:Act", "let a policy act in an environment, and film it"),
     "cases run": ("cases:CasesRun", "ask a model or an endpoint multiple-choice cases; writes a page"),
     "cases votes": ("cases:CasesVotes", "how human readers voted on cases"),
     "cases write": ("cases:CasesWrite", "write cases made from the scenes world"),

@@ -30,7 +30,7 @@ SUITES = {
 NEEDS = {"scenes": ("caption",), "emoji": ("draw", "caption"), "pope": ("ask",), "tokenizer": ("reconstruct",)}
 
 
-def _load(folder: Path, *commands: str) -> Any:
+def load_able(folder: Path, *commands: str) -> Any:
     """The model of a folder, which must be able to answer `commands`."""
     from tessera.loading import load
 
@@ -63,11 +63,11 @@ class _Answering:
         if self.debias is None:
             if numbers:
                 raise UserError(f"--{next(iter(numbers))} is of debiasing; name what to contrast with, --debias none")
-            return _load(self.model, command)
+            return load_able(self.model, command)
         from tessera.generate.debias import Debiasing
 
         debias = Debiasing(kind=self.debias, **numbers)
-        loaded = _load(self.model, command)
+        loaded = load_able(self.model, command)
         if not hasattr(loaded, "debias"):
             raise UserError(
                 f"the {type(loaded).__name__} in {self.model} cannot be debiased; leave out --debias, or take a"
@@ -155,7 +155,7 @@ class Draw:
 
     def run(self) -> None:
         texts, rows = _words(self.texts, "text"), []
-        assistant = _load(self.model, "draw")
+        assistant = load_able(self.model, "draw")
         for seed in range(self.seed, self.seed + self.count):
             images = assistant.draw(texts, seed=seed)
             for place, (text, image) in enumerate(zip(texts, images, strict=True)):
@@ -187,7 +187,7 @@ class Sample:
         from tessera.generate.sampling import Sampling
 
         sampling = Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-        maker = _load(self.model, "sample")
+        maker = load_able(self.model, "sample")
         drawn = maker.sample(
             self.count, of=self.of, seed=self.seed, sampling=sampling, guidance=self.guidance
         )  # fmt: skip
@@ -214,7 +214,7 @@ class Reconstruct:
     def run(self) -> None:
         pictures = _pictures(self.images)
         rows = []
-        for place, picture in enumerate(_load(self.model, "reconstruct").reconstruct(pictures)):
+        for place, picture in enumerate(load_able(self.model, "reconstruct").reconstruct(pictures)):
             path = self.out / f"{place:03d}-{self.images[place].stem}.png"
             _save(picture, path)
             rows.append({"image": str(self.images[place]), "reconstruction": str(path)})
@@ -293,7 +293,7 @@ class Classify:
 
     def run(self) -> None:
         pictures = _pictures(self.images)
-        found = _load(self.model, "classify").classify(pictures, top=self.top)
+        found = load_able(self.model, "classify").classify(pictures, top=self.top)
         rows = [
             {"image": str(path), "classes": [{"class": name, "probability": share} for name, share in guesses]}
             for path, guesses in zip(self.images, found, strict=True)
@@ -363,7 +363,7 @@ class Embed:
 
     def run(self) -> None:
         inputs = _words(self.inputs, "text") if self.text else _pictures(tuple(Path(name) for name in self.inputs))
-        vectors = _load(self.model, "embed").embed(inputs)
+        vectors = load_able(self.model, "embed").embed(inputs)
         if self.out is None:
             pairs = zip(self.inputs, vectors.tolist(), strict=True)
             print_json([{"input": name, "vector": vector} for name, vector in pairs])
@@ -389,7 +389,7 @@ class Evaluate:
         if self.suite not in SUITES:
             raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
         module, _, function = SUITES[self.suite].partition(":")
-        model = _load(self.model, "evaluate", *NEEDS[self.suite])
+        model = load_able(self.model, "evaluate", *NEEDS[self.suite])
         measured = getattr(import_module(module), function)(model, self.size)
         scores = {name: estimate.to_json() for name, estimate in measured.scores.items()}
         result = {"suite": self.suite, "size": self.size, "model": str(self.model), "scores": scores}

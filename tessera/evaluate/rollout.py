@@ -8,7 +8,7 @@ latest last.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -146,12 +146,16 @@ def success_rate(
     """
     if episodes < 1:
         raise UserError(f"a success rate needs at least one episode, not {episodes}")
-    tried = [
-        rollout(env, policy, seed=seed + number, window=window, steps=steps, goal=goal) for number in range(episodes)
-    ]
+    return reported(
+        [rollout(env, policy, seed=seed + number, window=window, steps=steps, goal=goal) for number in range(episodes)]
+    )
+
+
+def reported(tried: Sequence[Rollout]) -> SuccessReport:
+    """How often tries, at least one, succeeded."""
     asked, reached = Counter(one.task for one in tried), Counter(one.task for one in tried if one.success)
     tasks = {task: exact_binomial(reached[task], count) for task, count in sorted(asked.items()) if task}
-    success = exact_binomial(sum(reached.values()), episodes)
+    success = exact_binomial(sum(reached.values()), len(tried))
     return SuccessReport(success, tasks, float(np.mean([one.steps for one in tried])))
 
 

@@ -1,4 +1,5 @@
-"""The pre-norm causal block that language models of the GPT kind stack, with a cache of keys and values.
+"""The pre-norm blocks that language models of the GPT kind stack: causal, with a cache of keys and values, or under a
+mask of the caller's.
 
 Legend: B rows, L new positions, T positions of the cache, W width, H heads, D head width.
 """
@@ -72,3 +73,25 @@ class CausalBlock(EncoderBlock):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class MaskedBlock(EncoderBlock):
+    """An encoder block whose positions read what a mask lets them read, [B, L, W] -> [B, L, W]. Under a causal mask it
+    is the block of GPT-2 (Radford et al. 2019), dropout included.
+
+    Args:
+        dropout: share of the attention weights and of what both branches give that is dropped in training.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_width: int, *, activation: str = "gelu", dropout: float = 0.0,
+        eps: float = 1e-5,
+    ) -> None:  # fmt: skip
+        super().__init__(width, heads, mlp_width, activation=activation, eps=eps)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """`mask` as `attend` takes it, broadcastable to [B, H, L, L]."""
+        share = self.dropout if self.training else 0.0
+        x = x + F.dropout(self.attn.read(*self.attn.project(self.norm1(x)), mask, share), share)
+        return x + F.dropout(self.mlp(self.norm2(x)), share)

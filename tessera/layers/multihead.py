@@ -42,9 +42,9 @@ class SelfAttention(nn.Module):
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         return q, k, v
 
-    def read(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, L, W] from what `project` gives; `mask` as `attend` takes it."""
-        read = attend(q, k, v, mask=mask, causal=self.causal, scale=self.scale)
+    def read(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+        """[B, L, W] from what `project` gives; `mask` and `dropout` as `attend` takes them."""
+        read = attend(q, k, v, mask=mask, causal=self.causal, scale=self.scale, dropout=dropout)
         return self.out(read.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:

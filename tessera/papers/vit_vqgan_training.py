@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from tessera.data.worlds import open_world, world_names
 from tessera.data.worlds.emoji import EmojiWorld
 from tessera.errors import UserError, nearest
 from tessera.layers.stylegan import Discriminator
-from tessera.models.classifier import IMAGENET
 from tessera.models.image_ar import ImageARConfig, ImageARModel
 from tessera.models.vq import VQConfig, VQTokenizer
 from tessera.models.vq.published import load_published
@@ -29,9 +27,9 @@ from tessera.models.vq.training import Losses, TokenizerInTraining
 from tessera.objectives.perceptual import Perceptual
 from tessera.papers.settings import CONFIG
 from tessera.train.optim import Optimiser
-from tessera.vision.registry import create
 from tessera.weights import read_model
-from tessera.zoo.parts import locate, quiet
+from tessera.zoo.parts import quiet
+from tessera.zoo.senses import read_eyes
 
 WORLD = "emoji"  # pictures that people drew, in classes that people made; every computer has them
 EYES, TOKENIZER = "eyes", "tokenizer"  # roles of --parts
@@ -134,14 +132,10 @@ def perceptual(eyes: str) -> Perceptual:
     that its folder names, or ImageNet's.
 
     Raises:
-        UserError, CheckpointError: as `locate` and `create`.
+        UserError, CheckpointError: as `read_eyes`.
     """
-    folder = Path(locate(eyes))
-    file = folder / "preprocessor_config.json"
-    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    with quiet():
-        found = create(str(folder)).float()
-    return Perceptual(found, said.get("image_mean", IMAGENET["mean"]), said.get("image_std", IMAGENET["std"]))
+    found, pixels = read_eyes(eyes)
+    return Perceptual(found, pixels.mean, pixels.std)
 
 
 @dataclass(frozen=True)

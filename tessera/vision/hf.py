@@ -1,5 +1,5 @@
 """Published image encoders of transformers behind the interface of all backbones: CLIPVisionModel (alone or in a whole
-CLIP), ViTModel, Dinov2Model.
+CLIP), ViTModel, ViTMAEModel (which sees whole pictures here), Dinov2Model.
 
     backbone = create("/models/clip-vit-large-patch14")  # tessera.vision.registry
 
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
     Dinov2Model,
     PreTrainedConfig,
     PreTrainedModel,
+    ViTMAEModel,
     ViTModel,
 )
 from transformers.configuration_utils import SubConfigSpec
@@ -35,6 +37,7 @@ KINDS: dict[str, type[PreTrainedModel]] = {
     "clip": CLIPVisionModel,
     "clip_vision_model": CLIPVisionModel,
     "vit": ViTModel,
+    "vit_mae": ViTMAEModel,
     "dinov2": Dinov2Model,
 }
 _OPTIONS: dict[str, dict[str, Any]] = {"vit": {"add_pooling_layer": False}}  # no classifier reads that layer
@@ -84,6 +87,8 @@ class PublishedBackbone(VisionBackbone):
         self.vision = (
             vision if vision is not None else KINDS[inner.model_type](inner, **_OPTIONS.get(inner.model_type, {}))
         )
+        if isinstance(self.vision, ViTMAEModel):
+            self.vision.config.mask_ratio = 0.0  # what it was pre-trained to hide
         self.post_init()
 
     @property
@@ -108,6 +113,9 @@ class PublishedBackbone(VisionBackbone):
         options: dict[str, Any] = {"output_hidden_states": output_hidden_states}
         if not isinstance(self.vision, Dinov2Model):  # which interpolates unasked
             options["interpolate_pos_encoding"] = (height, width) != (self.config.image_size,) * 2
+        if isinstance(self.vision, ViTMAEModel):  # which would shuffle what it keeps
+            places = torch.arange(grid[0] * grid[1], device=pixel_values.device)
+            options["noise"] = places.expand(len(pixel_values), -1)
         out = self.vision(pixel_values.to(self.vision.dtype), **options)
         states = out.last_hidden_state
         if isinstance(self.vision, CLIPVisionModel):

@@ -81,7 +81,7 @@ def create(name: str, **changes: Any) -> VisionBackbone:
 
     Args:
         name: of those in `names()`, or a folder: a published encoder as transformers saves it (CLIPVisionModel,
-            ViTModel, Dinov2Model, CvtModel), or a backbone of ours.
+            ViTModel, ViTMAEModel, Dinov2Model, CvtModel), or a backbone of ours.
         changes: fields of a named backbone's configuration.
 
     Raises:

@@ -13,7 +13,7 @@ from tessera.train.stage import Stage
 from tessera.zoo.parts import CARD
 from tessera.zoo.recipe import Recipe
 
-RECIPES = {name: f"tessera.zoo.{name}" for name in ("clip", "lm", "autoencoder", "diffusion", "llava")}
+RECIPES = {name: f"tessera.zoo.{name}" for name in ("clip", "lm", "autoencoder", "diffusion", "llava", "mae")}
 
 
 def recipe(name: str) -> Recipe:

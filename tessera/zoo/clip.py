@@ -12,6 +12,7 @@ Shape legend: B pictures, P = 64 patches, L = 40 words, C = width of both towers
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,14 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from tessera.data.sequence import IGNORED
-from tessera.data.worlds.scenes.graph import PLACES
 from tessera.evaluate.intervals import Estimate
-from tessera.evaluate.probes import linear_probe
 from tessera.evaluate.retrieval import recall
 from tessera.objectives.contrastive import contrastive
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
-from tessera.zoo.clip_data import ATTRIBUTES, canonical, encode, feed, heldout_pool
+from tessera.zoo.clip_data import ATTRIBUTES, canonical, encode, feed, heldout_pool, patch_probes
 from tessera.zoo.parts import load_tokenizer
-from tessera.zoo.pictures import ScenePool, to_pixel_values
+from tessera.zoo.pictures import to_pixel_values
 from tessera.zoo.recipe import Recipe
 
 TEXT_POSITIONS = 40
@@ -143,30 +142,12 @@ def _patches(clip: CLIPModel, pictures: np.ndarray) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def _probes(clip: CLIPModel) -> dict[str, Estimate]:
-    """Linear probes on one-object pictures: of what it is, on the patches' mean and maximum; of where it is, on all
-    patches side by side."""
-    seen, unseen = ScenePool(2000, seed=2, counts=(1.0, 0, 0, 0)), heldout_pool(500, objects=1)
-    patches = [_patches(clip, pool.pictures) for pool in (seen, unseen)]
-    pooled = [np.concatenate([found.mean(axis=1), found.max(axis=1)], axis=1) for found in patches]
-    flat = [found.reshape(len(found), -1) for found in patches]
-    result = {}
-    for attribute, names in {**ATTRIBUTES, "place": PLACES}.items():
-        codes = [
-            np.array([names.index(getattr(scene.objects[0], attribute)) for scene in pool.scenes])
-            for pool in (seen, unseen)
-        ]
-        train, test = flat if attribute == "place" else pooled
-        result[f"probe {attribute}"] = linear_probe(train, codes[0], test, codes[1])
-    return result
-
-
 @torch.no_grad()
 def scores(folder: Path) -> dict[str, Estimate]:
     """Linear probes of one-object held-out combinations, and retrieval among 500 held-out pictures."""
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(folder)
-    found = _probes(clip)
+    found = patch_probes(partial(_patches, clip))
     pool = heldout_pool(500)
     words = encode(tokenizer, canonical(pool.scenes), TEXT_POSITIONS)
     texts = clip.text_projection(clip.text_model(words).pooler_output)

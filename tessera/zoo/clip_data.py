@@ -1,6 +1,9 @@
-"""What `mini/clip` is trained on and judged by: drawn scenes with right and wrong sentences, and named emoji."""
+"""What `mini/clip` is trained on and judged by: drawn scenes with right and wrong sentences, and named emoji. The
+probes judge any encoder of patches."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,7 +14,9 @@ from tessera.data.sequence import IGNORED
 from tessera.data.worlds import open_world
 from tessera.data.worlds.scenes.captions import STYLES, canonical_caption, caption, hard_negative
 from tessera.data.worlds.scenes.draw import object_masks
-from tessera.data.worlds.scenes.graph import COLOURS, SHAPES, SIZES, TEXTURES, Scene
+from tessera.data.worlds.scenes.graph import COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Scene
+from tessera.evaluate.intervals import Estimate
+from tessera.evaluate.probes import linear_probe
 from tessera.zoo.pictures import ScenePool, to_pixel_values
 from tessera.zoo.recipe import Feed
 
@@ -92,3 +97,25 @@ def heldout_pool(size: int, objects: int | None = None) -> ScenePool:
 def canonical(scenes: list[Scene]) -> list[str]:
     """The canonical caption of each scene."""
     return [canonical_caption(scene) for scene in scenes]
+
+
+def patch_probes(patches: Callable[[np.ndarray], np.ndarray]) -> dict[str, Estimate]:
+    """Linear probes on one-object pictures: of what it is, on the patches' mean and maximum; of where it is, on all
+    patches side by side.
+
+    Args:
+        patches: pictures uint8 [n, 64, 64, 3] -> float [n, P, C].
+    """
+    seen, unseen = ScenePool(2000, seed=2, counts=(1.0, 0, 0, 0)), heldout_pool(500, objects=1)
+    found = [patches(pool.pictures) for pool in (seen, unseen)]
+    pooled = [np.concatenate([one.mean(axis=1), one.max(axis=1)], axis=1) for one in found]
+    flat = [one.reshape(len(one), -1) for one in found]
+    result = {}
+    for attribute, names in {**ATTRIBUTES, "place": PLACES}.items():
+        codes = [
+            np.array([names.index(getattr(scene.objects[0], attribute)) for scene in pool.scenes])
+            for pool in (seen, unseen)
+        ]
+        train, test = flat if attribute == "place" else pooled
+        result[f"probe {attribute}"] = linear_probe(train, codes[0], test, codes[1])
+    return result

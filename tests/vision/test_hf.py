@@ -16,6 +16,9 @@ from transformers import (
     Dinov2Model,
     LlamaConfig,
     ViTConfig,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTMAEModel,
     ViTModel,
 )
 
@@ -61,6 +64,32 @@ def test_a_folder_of_transformers_gives_the_outputs_of_its_class(kind, size, tmp
     assert ours.width == found.tokens.shape[-1] == 32
     for mine, one in zip(found.hidden_states, wanted.hidden_states[1:], strict=True):
         torch.testing.assert_close(mine, one, **close)
+
+
+@pytest.mark.light("gr-1", "weights")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_masked_autoencoder_hides_and_shuffles_nothing(whole, tmp_path):
+    torch.manual_seed(0)
+    config = ViTMAEConfig(**SIZES, intermediate_size=64, decoder_hidden_size=16, decoder_num_attention_heads=2)
+    saved = ViTMAEForPreTraining(config) if whole else ViTMAEModel(config)
+    saved.save_pretrained(tmp_path)
+    ours = registry.create(str(tmp_path))
+    theirs = (saved.vit if whole else saved).eval()
+    theirs.config.mask_ratio = 0.0
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = ours(pictures, output_hidden_states=True)
+        wanted = theirs(pictures, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state
+        again = ours(pictures)
+        moved = ours(pictures.roll(8, dims=3))
+        wider = ours(torch.randn(1, 3, 48, 24))
+    torch.testing.assert_close(found.tokens, wanted[:, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.pooled, wanted[:, 0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(again.tokens, found.tokens) and not torch.equal(moved.tokens, found.tokens)
+    assert wider.grid == (6, 3) and len(found.hidden_states) == 2
+    ours.save_pretrained(tmp_path / "ours")
+    with torch.no_grad():
+        assert torch.equal(registry.create(str(tmp_path / "ours"))(pictures).tokens, found.tokens)
 
 
 def test_a_whole_clip_is_read_for_its_image_half(tmp_path):
