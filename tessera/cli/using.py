@@ -320,7 +320,7 @@ class SegmentImages:
 
     def run(self) -> None:
         pictures, rows = _pictures(self.images), []
-        for place, (drawn, about) in enumerate(self._seen(_load(self.model, "segment"), pictures)):
+        for place, (drawn, about) in enumerate(self._seen(load_able(self.model, "segment"), pictures)):
             path = self.out / f"{place:03d}-{self.images[place].stem}.png"
             _save(drawn, path)
             rows.append({"image": str(self.images[place]), "file": str(path), **about})
