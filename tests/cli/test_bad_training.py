@@ -129,7 +129,11 @@ def test_a_folder_without_use_says_why(files: dict[str, bytes], sentence: str, h
         ("a.json", '{"images": [1], "annotations": []}', "not a COCO file: images is not a list of objects"),
         ("a.json", '{"images": [], "annotations": [{"image_id": [1], "caption": "x"}]}', "of a picture that is not"),
         ("a.json", '[{"image": 5, "conversations": []}]', "whose image is no path or list of paths (entry 0)"),
-        ("a.parquet", "PAR1", "unknown format '.parquet'; known are a folder of pictures, .tar shards"),
+        (
+            "a.parquet",
+            "PAR1",
+            "unknown format '.parquet'; known are a folder of pictures or of LeRobot episodes, .tar shards",
+        ),
         ("a.tar", "", "a.tar is not an uncompressed tar file"),
     ],
 )

@@ -35,6 +35,7 @@ FLAGS = {
     "classify": "--json --model --top",
     "embed": "--model --out --text",
     "evaluate": "--json --model --out --size --suite",
+    "segment": "--json --model --out --phrase --scene",
     "act": "--env --episodes --foresee --goal --json --model --out --seed --steps",
     "cases run": "--endpoint --json --keep-order --model --model-name --modes --out --repeats --seed --style"
     " --temperature --timeout --together",
