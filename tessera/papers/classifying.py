@@ -25,13 +25,13 @@ from tessera.classifier import Classifier
 from tessera.data.images import Augment
 from tessera.data.labelled import ClassesWorld, open_labelled
 from tessera.data.readers.classes import TASK
-from tessera.errors import UserError, nearest
+from tessera.errors import UserError
 from tessera.evaluate.classification import hits
 from tessera.evaluate.intervals import exact_binomial
 from tessera.models.classifier import ImageClassifier
 from tessera.objectives.classification import Mixing
 from tessera.papers.registry import Paper, TrainOptions
-from tessera.papers.settings import change
+from tessera.papers.settings import change, check_roles
 from tessera.train.classification import SMOOTHING, classification_stage, picture_loader
 from tessera.train.engine import Trainer
 from tessera.train.optim import Optimiser
@@ -156,9 +156,7 @@ def starting_backbone(
         UserError: there can be no such backbone.
         CheckpointError: `--parts` names what is no trained image encoder.
     """
-    for role in options.parts:
-        if role != PART:
-            raise UserError(f"--parts has no role {role!r} here{nearest(role, [PART])}")
+    check_roles(options.parts, [PART])
     if PART not in options.parts:
         with torch.device("meta"):
             create(recipe.backbone, **recipe.model)

@@ -20,7 +20,7 @@ from tessera.models.policy import GR1Config, GR1Policy
 from tessera.models.policy.learning import Lesson, foreseen
 from tessera.models.policy.published import load_published
 from tessera.models.policy.senses import Senses
-from tessera.papers.settings import CONFIG
+from tessera.papers.settings import CONFIG, check_roles
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.train.policies import policy_stage, window_loader
@@ -257,10 +257,7 @@ def open_data(recipe: Recipe, data: Sequence[str]) -> Material:
 
 def check_parts(parts: Mapping[str, str], size: str) -> None:
     """Raise UserError for an unknown role, or the published size without its encoders."""
-    roles = (VISION, TEXT, POLICY)
-    for role in parts:
-        if role not in roles:
-            raise UserError(f"--parts has no role {role!r} here{nearest(role, roles)}")
+    check_roles(parts, (VISION, TEXT, POLICY))
     lacking = [role for role in (VISION, TEXT) if role not in parts]
     if size == "published" and lacking:
         said = " and ".join(f"--parts {role}=FOLDER" for role in lacking)

@@ -19,10 +19,11 @@ from tessera.data.sequence import PLACE
 from tessera.data.source import Source, World
 from tessera.data.tasks import Mapped, caption
 from tessera.data.worlds import open_world
-from tessera.errors import BadSample, DataError, UserError, nearest
+from tessera.errors import BadSample, DataError, UserError
 from tessera.files import atomic_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration
 from tessera.models.lvlm.language import read_language_model
+from tessera.papers.settings import check_roles
 from tessera.zoo.parts import load_tokenizer, locate, quiet
 
 MINI = {"vision": "mini/clip", "language": "mini/lm"}
@@ -46,9 +47,7 @@ class Parts:
         Raises:
             UserError: a role that does not exist, or a published part that is not named.
         """
-        for role in given:
-            if role not in MINI:
-                raise UserError(f"--parts has no role {role!r} here{nearest(role, MINI)}")
+        check_roles(given, MINI)
         for role in MINI:
             if size == "published" and role not in given:
                 raise UserError(f"published parts do not ship; name the folder of this one: --parts {role}=FOLDER")

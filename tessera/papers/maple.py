@@ -32,7 +32,7 @@ from tessera.papers.classifying import WORLD
 from tessera.papers.figures import Figure
 from tessera.papers.maple_study import FURTHER, headline
 from tessera.papers.registry import Paper, TrainOptions, paper
-from tessera.papers.settings import CONFIG, change
+from tessera.papers.settings import CONFIG, change, check_roles
 from tessera.prompted import PromptedClassifier, pixels_of, read_clip
 from tessera.study.design import Study
 from tessera.train.classification import classification_stage, picture_loader
@@ -233,9 +233,7 @@ def clip_of(options: TrainOptions) -> str:
     Raises:
         UserError: an unknown role, or the published size without one.
     """
-    for role in options.parts:
-        if role != PART:
-            raise UserError(f"--parts has no role {role!r} here{nearest(role, [PART])}")
+    check_roles(options.parts, [PART])
     if PART not in options.parts and options.size == "published":
         raise UserError(f"the published size needs a CLIP as transformers saves it; give --parts {PART}=FOLDER")
     named = options.parts.get(PART, MINI)

@@ -1,8 +1,8 @@
-"""Fields of a recipe changed by name, as `--set align.batch=256 tokenizer.depth=4` asks."""
+"""What a user names: fields of a recipe, as `--set align.batch=256 tokenizer.depth=4` asks, and roles of `--parts`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,14 @@ def change(recipe: R, settings: Mapping[str, str]) -> R:
             raise UserError(f"there is no setting {name!r}{nearest(name, known)}")
         recipe = _with(recipe, name.split("."), _read(name, known[name], text))
     return recipe
+
+
+def check_roles(parts: Mapping[str, str], roles: Iterable[str]) -> None:
+    """Raise UserError for a role of `--parts` that is none of `roles`, with the nearest of them."""
+    known = list(roles)
+    for role in parts:
+        if role not in known:
+            raise UserError(f"--parts has no role {role!r} here{nearest(role, known)}")
 
 
 def _with(held: Any, path: list[str], value: Any) -> Any:

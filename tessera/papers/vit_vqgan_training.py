@@ -18,14 +18,14 @@ from tessera.data.readers.pictures import open_pictures as open_folder
 from tessera.data.source import Source
 from tessera.data.worlds import open_world, world_names
 from tessera.data.worlds.emoji import EmojiWorld
-from tessera.errors import UserError, nearest
+from tessera.errors import UserError
 from tessera.layers.stylegan import Discriminator
 from tessera.models.image_ar import ImageARConfig, ImageARModel
 from tessera.models.vq import VQConfig, VQTokenizer
 from tessera.models.vq.published import load_published
 from tessera.models.vq.training import Losses, TokenizerInTraining
 from tessera.objectives.perceptual import Perceptual
-from tessera.papers.settings import CONFIG
+from tessera.papers.settings import CONFIG, check_roles
 from tessera.train.optim import Optimiser
 from tessera.weights import read_model
 from tessera.zoo.parts import quiet
@@ -180,9 +180,7 @@ def pixels(config: VQConfig, augment: Augment | None) -> Pixels:
 
 def check_parts(parts: Mapping[str, str], settings: Mapping[str, str]) -> None:
     """Raise UserError for an unknown role, or a setting of a tokenizer that is as it is."""
-    for role in parts:
-        if role not in (EYES, TOKENIZER):
-            raise UserError(f"--parts has no role {role!r} here{nearest(role, [EYES, TOKENIZER])}")
+    check_roles(parts, (EYES, TOKENIZER))
     for name in settings:
         if TOKENIZER in parts and name.partition(".")[0] in (TOKENIZER, "losses", "critic", "codebook"):
             raise UserError(f"the tokenizer {parts[TOKENIZER]} is trained and stays as it is; {name} cannot be set")

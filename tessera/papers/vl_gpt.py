@@ -55,7 +55,8 @@ class Schedule:
     """How long and how a stage trains.
 
     `batch` counts pictures in stage A and packed rows in B and C: those of one update, of all processes together. It is
-    read in `accumulate` parts one after the other, which saves memory and changes nothing else.
+    read in `accumulate` parts one after the other, which saves memory and changes nothing else. `factors` on the
+    rates go by patterns of parameters' names.
     """
 
     steps: int
@@ -65,7 +66,7 @@ class Schedule:
     kind: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
-    factors: Mapping[str, float] = field(default_factory=dict)  # on the rate, by patterns of names
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def part(self) -> int:
@@ -300,16 +301,14 @@ class Run:
 
     def start_language(self, model: VLGPTForConditionalGeneration) -> None:
         """Let the language model begin with pictures where it was left with sketches of them."""
-        scenes = sketchable(self.measured(self.recipe.told))
-        if not scenes:  # the data are others, but what mini/lm knows of sketches it has from these
-            source = open_world("scenes").source("pairs")
-            scenes = [source[index].images[0] for index in range(self.recipe.told)]
+        scenes, device = sketchable(self.measured(self.recipe.told), self.recipe.told), model.device
         reader = Reader.of(self.foundation.tokenizer)
         start_reading(model.cpu(), self.embeds(scenes), sketches(scenes), reader.words, reader.place)
         batches = replace(self.streams, rank=0, world_size=1).pretraining(
             self.recipe.pretrain.part, self.recipe.row_length
         )
         start_writing(model, islice(batches, max(1, self.recipe.told // 100)), self.embeds)
+        model.to(device)  # type: ignore[arg-type]
 
     def language_stage(self, name: str, schedule: Schedule) -> Stage:
         """Stage B or C: the next element, word or visual embedding (equation 2)."""

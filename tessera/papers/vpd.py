@@ -27,7 +27,7 @@ from tessera.models.diffusion.perception import PerceptionConfig, PerceptionMode
 from tessera.models.diffusion.published import UNET, VAE
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper
-from tessera.papers.settings import CONFIG, change
+from tessera.papers.settings import CONFIG, change, check_roles
 from tessera.papers.vpd_study import FURTHER, MINI, PAINTER, PART, PLAIN, UNET_WEIGHTS, headline
 from tessera.perceiver import Perceiver
 from tessera.study.counting import count
@@ -230,9 +230,7 @@ def parts_of(options: TrainOptions) -> tuple[str, str | None]:
     Raises:
         UserError: an unknown role, or the published size without a diffusion model.
     """
-    for role in options.parts:
-        if role not in ROLES:
-            raise UserError(f"--parts has no role {role!r} here{nearest(role, ROLES)}")
+    check_roles(options.parts, ROLES)
     if PART not in options.parts and options.size == "published":
         raise UserError(f"the published size needs a folder of Stable Diffusion 1.5; give --parts {PART}=FOLDER")
     return options.parts.get(PART, PAINTER), options.parts.get("text")

@@ -10,6 +10,7 @@ Shape legend: M pictures; N = Q embeddings a picture, of width d; W words of a s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from tessera.data.packing import Batch
 from tessera.data.sample import Image
+from tessera.data.worlds import open_world
 from tessera.errors import BadSample, UserError
 from tessera.layers.mlp import Mlp
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
@@ -28,16 +30,15 @@ EPOCHS, RATE = 32, 2e-3  # of each fit by AdamW
 PICTURES, STATES = 64, 512  # that an update looks at
 
 
-def sketchable(images: Sequence[Image]) -> list[Image]:
-    """Those of the scenes world."""
+def sketchable(images: Sequence[Image], number: int) -> list[Image]:
+    """Those of the scenes world; where there are none, `number` of it: of these is what `mini/lm` knows of sketches."""
     found = []
     for image in images:
-        try:
+        with contextlib.suppress(BadSample):
             scene_of(image)
-        except BadSample:
-            continue
-        found.append(image)
-    return found
+            found.append(image)
+    source = open_world("scenes").source("pairs")
+    return found or [source[index].images[0] for index in range(number)]
 
 
 def start_reading(
@@ -58,7 +59,7 @@ def start_reading(
     projector, mask = model.visual_projector, model.visual_mask
     if projector is None or mask is None or embeds.shape[1] != PLACES:
         raise UserError(
-            f"the language model can start as a reader of sketches only behind a projector, with visual_input_dropout"
+            "the language model can start as a reader of sketches only behind a projector, with visual_input_dropout"
             f" above 0 and {PLACES} embeddings a picture; set model.visual_projector=mlp, or told=0"
         )
     middle, table = told.mean(0), cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
@@ -81,7 +82,10 @@ def start_writing(
     """
     head = model.regression_head
     if not isinstance(head, Mlp):
-        raise UserError("the regression head can start as a writer of sketches only with two layers; set it to 'mlp'")
+        raise UserError(
+            "the regression head can start as a writer of sketches only with two layers; set"
+            " model.regression_head=mlp, or told=0"
+        )
     states, targets = [], []
     for batch in batches:
         steps = route(batch.labels, batch.visual_target, batch.segment_ids).visual

@@ -77,10 +77,12 @@ def test_the_regression_head_reads_embeddings_from_the_states_before_them():
     assert output.visual_loss < 0.05 * embed([200]).square().mean()
 
 
-def test_only_scenes_can_be_told_as_sketches():
-    scene = open_world("scenes").source("pairs")[0].images[0]
+def test_only_scenes_are_told_as_sketches_and_without_any_those_of_the_embedded_world():
+    source = open_world("scenes").source("pairs")
+    scene = source[7].images[0]
     drawn = scene.__class__(scene.pil())
-    assert sketchable([drawn, scene]) == [scene]
+    assert sketchable([drawn, scene], 3) == [scene]
+    assert [image.key for image in sketchable([drawn], 3)] == [source[index].images[0].key for index in range(3)]
 
 
 @pytest.mark.parametrize("fields", [{"visual_projector": "none"}, {"visual_input_dropout": 0.0}])
@@ -91,5 +93,5 @@ def test_without_projector_or_masks_it_says_what_to_set(fields):
 
 
 def test_one_layer_cannot_write_sketches():
-    with pytest.raises(UserError, match="set it to 'mlp'"):
+    with pytest.raises(UserError, match="set model.regression_head=mlp, or told=0"):
         start_writing(model_of(regression_head="linear"), [], lambda images: torch.zeros(0))
