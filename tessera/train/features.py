@@ -40,7 +40,7 @@ class FeatureStore:
             rows = {image.key or id(image): row for image, row in zip(unique, encoded, strict=True)}
             self._remember({key: row for key, row in rows.items() if isinstance(key, str)})
         found = [known[image.key] if image.key in known else rows[image.key or id(image)] for image in images]
-        return torch.stack(found).float()
+        return torch.stack([row.float() for row in found])  # CPU autocast has no stack of float16
 
     def _remember(self, rows: dict[str, Tensor]) -> None:
         for key, row in rows.items():
