@@ -13,6 +13,7 @@ from contextvars import ContextVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -34,6 +35,22 @@ def heard_by(listener: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
         yield
     finally:
         _LISTENER.reset(before)
+
+
+@contextmanager
+def products_where_faster(positions: int, device: torch.device) -> Iterator[None]:
+    """Within, modules of other libraries attend by plain products where `attend` would, under autocast.
+
+    Args:
+        positions: the longest run of them that is attended to.
+        device: on which.
+    """
+    cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16
+    if cast and _products_train_faster(positions, device):
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
 
 
 def attend(
@@ -75,10 +92,14 @@ def attend(
 def _products_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
     # Measured on two cores with AMX: forward + backward of the fused bf16 kernel takes 1.7 to 5 times as long
     # as plain products at 64 to 512 positions, while its forward alone is the fastest of all. fp32 shows no
-    # such gap.
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    # such gap. Likewise on a core with avx512_bf16.
+    if q.dtype != torch.bfloat16 or not any(x.requires_grad for x in (q, k, v)):
         return False
-    return max(q.shape[2], k.shape[2]) <= LONGEST_FOR_PRODUCTS and any(x.requires_grad for x in (q, k, v))
+    return _products_train_faster(max(q.shape[2], k.shape[2]), q.device)
+
+
+def _products_train_faster(positions: int, device: torch.device) -> bool:
+    return device.type == "cpu" and torch.is_grad_enabled() and positions <= LONGEST_FOR_PRODUCTS
 
 
 def _by_products(

@@ -124,7 +124,7 @@ class Course:
 FIRST = Course(own=0.45, mean=0.35, open=0.6, gradual=True, pure=0.3, centre=0.5, spread=1.5)
 # Words and told channels lower a first painter's error most where noise is 3 to 12 times the signal (by 0.06 of 0.5).
 OUTLINES = Course(own=0.3, mean=0.5, open=0.9, gradual=False, pure=0.2, centre=1.5, spread=0.9)
-FIRST_SHARE = 33 / 57  # of the steps
+FIRST_SHARE = 0.3  # of the steps
 
 
 class Conditions:
@@ -439,7 +439,7 @@ def scores(folder: Path, pictures: int = 200) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=5700,
+    name="diffusion", about="a painter of 64-pixel pictures from words and picture tokens", steps=11_000,
     stage=stages, save=save, scores=scores,
     gates={"one object painted exactly": 0.95, "two objects painted exactly": 0.85},
 )  # fmt: skip

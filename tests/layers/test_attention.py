@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     AttentionInterface,
     CLIPVisionConfig,
@@ -14,7 +15,7 @@ from transformers import (
 
 from tessera.errors import UserError
 from tessera.layers import attention
-from tessera.layers.attention import attend
+from tessera.layers.attention import LONGEST_FOR_PRODUCTS, attend, products_where_faster
 
 
 def qkv(length=7, keys=7, heads=4, groups=4, dtype=torch.float32, grad=False):
@@ -76,6 +77,22 @@ def test_products_serve_only_short_bf16_training_on_cpu():
     assert not attention._products_are_faster(*qkv(keys=513, dtype=torch.bfloat16, grad=True))
     with torch.no_grad():
         assert not attention._products_are_faster(*qkv(dtype=torch.bfloat16, grad=True))
+
+
+def test_other_libraries_train_by_products_in_bf16_and_draw_by_the_fused_kernel():
+    q = torch.randn(1, 2, 8, 4, requires_grad=True)
+    cpu = torch.device("cpu")
+
+    def gradient_of(positions: int) -> str:
+        with torch.autocast("cpu", torch.bfloat16), products_where_faster(positions, cpu):
+            out = F.scaled_dot_product_attention(*[x.to(torch.bfloat16) for x in (q, q, q)])
+        return "flash" if "Flash" in type(out.grad_fn).__name__ else "products"
+
+    assert gradient_of(8) == "products"
+    assert gradient_of(LONGEST_FOR_PRODUCTS + 1) == "flash"
+    with products_where_faster(8, cpu):  # fp32 shows no gap
+        out = F.scaled_dot_product_attention(q, q, q)
+    assert "Flash" in type(out.grad_fn).__name__
 
 
 def test_a_row_that_may_read_nothing_stays_finite():

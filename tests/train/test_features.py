@@ -34,3 +34,12 @@ def test_features_do_not_depend_on_what_is_remembered():
     full(images)
     assert torch.equal(full(images), empty(images))
     assert torch.equal(empty(images), empty(images))
+
+
+def test_features_are_read_and_remembered_under_bf16_autocast():
+    store = FeatureStore(Encoder())
+    images = [picture(1, "a"), picture(2, "b")]
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = store(images)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, store(images))

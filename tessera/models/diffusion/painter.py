@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from tessera.errors import CheckpointError, UserError, reason
 from tessera.files import atomic_folder, write_json
+from tessera.layers.attention import products_where_faster
 from tessera.models.diffusion import adapter
 from tessera.models.diffusion.positions import patch_code, sine_grid
 
@@ -124,7 +125,8 @@ class Painter(nn.Module):
         patches = functional.pixel_unshuffle(noisy, self.patch)
         if self.positions.shape[0]:
             patches = torch.cat([patches, self.positions.to(noisy.dtype).expand(len(noisy), -1, -1, -1)], dim=1)
-        predicted = self.unet(patches, timesteps, (text, [image]), return_dict=False)[0]
+        with products_where_faster(max(patches[0, 0].numel(), text.shape[1]), patches.device):
+            predicted = self.unet(patches, timesteps, (text, [image]), return_dict=False)[0]
         return functional.pixel_shuffle(predicted, self.patch)
 
     def denoising_loss(
