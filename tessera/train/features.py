@@ -10,6 +10,7 @@ from torch import Tensor
 from tessera.data.sample import Image
 
 Encode = Callable[[Sequence[Image]], Tensor]
+AT_ONCE = 256  # pictures; what an encoder keeps of thousands on its way would be gigabytes
 
 
 class FeatureStore:
@@ -34,11 +35,12 @@ class FeatureStore:
         known = {image.key: self._rows[image.key] for image in images if image.key in self._rows}
         fresh = [image for image in images if image.key not in known]
         unique = list({image.key or id(image): image for image in fresh}.values())
-        rows = {}
-        if unique:
-            encoded = self.encode(unique).to("cpu", self.dtype)
-            rows = {image.key or id(image): row for image, row in zip(unique, encoded, strict=True)}
-            self._remember({key: row for key, row in rows.items() if isinstance(key, str)})
+        rows: dict[str | int, Tensor] = {}
+        for first in range(0, len(unique), AT_ONCE):
+            part = unique[first : first + AT_ONCE]
+            encoded = self.encode(part).to("cpu", self.dtype)
+            rows.update((image.key or id(image), row) for image, row in zip(part, encoded, strict=True))
+        self._remember({key: row for key, row in rows.items() if isinstance(key, str)})
         found = [known[image.key] if image.key in known else rows[image.key or id(image)] for image in images]
         return torch.stack([row.float() for row in found])  # CPU autocast has no stack of float16
 

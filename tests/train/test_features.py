@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from tessera.data.sample import Image
-from tessera.train.features import FeatureStore
+from tessera.train.features import AT_ONCE, FeatureStore
 
 
 def picture(value: int, key: str | None) -> Image:
@@ -26,6 +26,14 @@ def test_a_picture_is_encoded_once_and_a_keyless_one_each_time():
     assert encoder.calls == [2, 1]
     assert torch.equal(first[0], first[2])
     assert torch.equal(again, torch.stack([first[1], first[0]]))
+
+
+def test_many_pictures_are_encoded_in_parts_in_their_order():
+    encoder = Encoder()
+    images = [picture(value % 256, str(value)) for value in range(AT_ONCE + 3)]
+    found = FeatureStore(encoder)(images)
+    assert encoder.calls == [AT_ONCE, 3]
+    assert torch.equal(found, FeatureStore(Encoder(), limit=0)(images[::-1]).flip(0))
 
 
 def test_features_do_not_depend_on_what_is_remembered():
