@@ -183,7 +183,8 @@ class RememberedText(TextConditioner):
         fresh = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.known]
         if fresh:
             self.known |= dict(zip(fresh, super().__call__(fresh).half().cpu(), strict=True))
-        return torch.stack([self.known[sentence] for sentence in sentences]).float().to(self.encoder.device)
+        known = [self.known[sentence].float() for sentence in sentences]  # CPU autocast has no stack of float16
+        return torch.stack(known).to(self.encoder.device)
 
 
 @dataclass

@@ -196,7 +196,8 @@ class Trainer:
             model, objective = copy.deepcopy((model, objective))
         step = StepModule(model, objective, self.precision == "bf16", touch=self.sharded)
         module = parallel.wrap(self.accelerator, step)
-        optimisers = stage.optimiser.build(model, select.has_fast_bf16(self.accelerator.device))
+        half = self.precision == "bf16" and select.has_fast_bf16(self.accelerator.device)
+        optimisers = stage.optimiser.build(model, half)
         average = Average(model, stage.average) if stage.average is not None else None
         return _Running(stage, position, offset, settings, frozen, model, module, optimisers, average)
 

@@ -221,7 +221,7 @@ def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
     again = AutoModel.from_pretrained(tmp_path).eval()
     given = inputs(model)
     for ours, theirs in zip(outputs(again, **given), outputs(model, **given), strict=True):
-        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # kernels go by where weights lie in memory
     assert again.config.action_scale == [2.0] * 6
 
 

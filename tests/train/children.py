@@ -180,7 +180,7 @@ def ranks(out: Path, recipe: Callable[[Trainer], Iterator[Stage]], world: int, *
     """Exit codes of `world` processes that train `recipe` together."""
 
     def work() -> None:
-        trainer = Trainer(out, save_every=5, resume=True, device="cpu")
+        trainer = Trainer(out, save_every=5, resume=True, device="cpu", precision="fp32")
         trainer.run(recipe(trainer))
 
     return group(work, world, out, **environment)
@@ -216,7 +216,7 @@ def together(out: Path) -> dict[str, Any]:
 
 def launched(out: Path) -> dict[str, Any]:
     """The two stages in this process, which a launcher started as one of several."""
-    trainer = Trainer(out, device="cpu")
+    trainer = Trainer(out, device="cpu", precision="fp32")
     trainer.run(two_stages(trainer.rank, trainer.world, size=8))
     return {"processes": trainer.world, "sharded": trainer.sharded}
 

@@ -17,7 +17,7 @@ from tests.train.tiny import TinyLoader, metrics, objective, tiny_model, tiny_st
 
 def run(out: Path, **changes: Any) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     stage = tiny_stage(**({"steps": 6, "model": tiny_model(dropout=0.0)} | changes))
-    Trainer(out, device="cpu").run([stage])
+    Trainer(out, device="cpu", precision="fp32").run([stage])
     return stage.model, metrics(out)
 
 
