@@ -22,7 +22,7 @@ from tessera.actor import Actor
 from tessera.data.episodes import Episode
 from tessera.data.windows import Windows
 from tessera.evaluate.imitation import action_errors
-from tessera.evaluate.rollout import roll
+from tessera.evaluate.rollout import roll_together
 from tessera.files import short_hash
 from tessera.models.policy import GR1Policy
 from tessera.models.policy.senses import Senses
@@ -201,14 +201,14 @@ class Bench:
         """1 where a try reached its goal, else 0; try n is of task n of TASKS, which are taken in turn."""
         from tessera.data.worlds.tabletop import Tabletop
 
-        env, window = Tabletop(), self.budget.model["window"]
-        reached = []
-        for number in range(self.budget.tries):
-            begun = env.reset(seed=FIRST_TRY + number, options={"task": TASKS[number % len(TASKS)]})
-            reached.append(
-                roll(env, actor.within(env), begun, window=window, steps=self.budget.limit, goal="", film=False).success
-            )
-        return [float(one) for one in reached]
+        envs = [Tabletop() for _ in range(self.budget.tries)]
+        begun = [
+            env.reset(seed=FIRST_TRY + number, options={"task": TASKS[number % len(TASKS)]})
+            for number, env in enumerate(envs)
+        ]
+        window = self.budget.model["window"]
+        tried = roll_together(envs, actor.within_each(envs[0]), begun, window=window, steps=self.budget.limit)
+        return [float(one.success) for one in tried]
 
     def study(self) -> Study:
         """All arms and claims."""
