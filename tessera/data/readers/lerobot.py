@@ -45,8 +45,8 @@ class _Place:
 class LeRobotEpisodes(Sequence[Episode]):
     """The episodes of a data set at `path`, read when they are asked for, the ones used last kept decoded.
 
-    An episode that lacks frames, in its rows or in a film, or has a state or an action that is not a number, is named in
-    the log, skipped and counted in `skipped`.
+    An episode that lacks frames, in its rows or in a film, or has a state or an action that is not a number, is named
+    in the log, skipped and counted in `skipped`.
 
     Args:
         cameras: our name of each camera -> the data set's feature; by default all, each by the last part of its
