@@ -185,7 +185,7 @@ def table_episodes(tasks: Sequence[str], number: int, split: Split = "train", se
         if task not in TASKS:
             raise UserError(f"the table has no task {task!r}{nearest(task, TASKS)}")
     source = TabletopWorld(seed=seed).source("episodes", split)
-    found = list(islice((one for one in source.episodes(len(source)) if one.task in tasks), number))
+    found = list(islice(source.episodes(len(source), tasks), number))
     if len(found) < number:
         raise UserError(f"the table has {len(found)} episodes of {', '.join(tasks)}, not {number}; ask for fewer")
     return found
