@@ -55,7 +55,7 @@ def sheet(pictures: Sequence[PIL.Image], columns: int = COLUMNS) -> PIL.Image:
     return page
 
 
-def film_row(frames: Sequence[np.ndarray]) -> list[PIL.Image]:
+def film_row(frames: np.ndarray | Sequence[np.ndarray]) -> list[PIL.Image]:
     """A row of a sheet from a film's frames uint8 [H, W, 3]: its first, its last and what lies between, evenly."""
     places = np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int)
     return [PIL.fromarray(frames[place]) for place in places]
