@@ -6,7 +6,7 @@ success_rate(gymnasium.make("tessera/Tabletop-v0"), actor, window=actor.policy.c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,18 +72,27 @@ class Actor:
         Raises:
             UserError: a camera that the policy has is missing, or the state.
         """
-        output, last = self._think(observed, goal, foresee=False)
-        return self.policy.actions(output)[0, last].float().cpu().numpy()
+        return self.act_together([observed], [goal])[0]
 
     __call__ = act
+
+    def act_together(self, observed: Sequence[Observed], goals: Sequence[str]) -> np.ndarray:
+        """As `act`, in several worlds at once; float32 [worlds, action_size]."""
+        output, last = self._think(observed, goals, foresee=False)
+        return self.policy.actions(output)[torch.arange(len(last)), last].float().cpu().numpy()
 
     def within(self, env: Any) -> Callable[[Observed, str], np.ndarray]:
         """This actor as a policy of a Gymnasium environment: actions are clipped to its limits, and an environment with
         the names of LeRobot's (`pixels`, `agent_pos`) is understood."""
+        act = self.within_each(env)
+        return lambda observed, goal: act([observed], [goal])[0]
+
+    def within_each(self, env: Any) -> Callable[[Sequence[Observed], Sequence[str]], np.ndarray]:
+        """As `within`, for several environments of the kind of `env` side by side."""
         space = env.action_space
 
-        def act(observed: Observed, goal: str) -> np.ndarray:
-            return np.clip(self.act(self.named(observed), goal), space.low, space.high)
+        def act(observed: Sequence[Observed], goals: Sequence[str]) -> np.ndarray:
+            return np.clip(self.act_together([self.named(one) for one in observed], goals), space.low, space.high)
 
         return act
 
@@ -98,7 +107,7 @@ class Actor:
         encoder's pictures. Where the policy foresees standardised patches, means and spreads are those of the last
         picture. Raises UserError as `act`."""
         config = self.policy.config
-        output, last = self._think(observed, goal, foresee=True)
+        output, (last,) = self._think([observed], [goal], foresee=True)
         pictures = []
         for name, patches in zip(config.cameras, output.patches or (), strict=True):
             foreseen = patches[0, last].float().cpu()
@@ -110,26 +119,37 @@ class Actor:
         return pictures
 
     @torch.no_grad()
-    def _think(self, observed: Observed, goal: str, foresee: bool) -> tuple[PolicyOutput, int]:
-        """The policy over a window that is padded on the right, and the place of its last valid step."""
+    def _think(
+        self, observed: Sequence[Observed], goals: Sequence[str], foresee: bool
+    ) -> tuple[PolicyOutput, list[int]]:
+        """The policy over windows that are padded on the right, and the place of the last valid step of each."""
         config, device = self.policy.config, self.policy.device
-        missing = [name for name in (*config.cameras, STATE) if name not in observed]
+        for one in observed:
+            self._check(one)
+        valid = [min(config.window, len(one[STATE])) for one in observed]
+
+        def padded(rows: Sequence[Tensor]) -> Tensor:
+            filled = [torch.cat([row, row.new_zeros(config.window - len(row), *row.shape[1:])]) for row in rows]
+            return torch.stack(filled).to(device)
+
+        def lately(name: str) -> list[np.ndarray]:
+            return [np.asarray(one[name][-steps:]) for one, steps in zip(observed, valid, strict=True)]
+
+        looked = {name: padded(self._look(np.concatenate(lately(name))).split(valid)) for name in config.cameras}
+        seen = {name: Seen(both[:, :, 0], both[:, :, 1:]) for name, both in looked.items()}
+        state = padded([torch.from_numpy(row.astype(np.float32)) for row in lately(STATE)])
+        steps = (torch.arange(config.window) < torch.tensor(valid)[:, None]).to(device)
+        said = self.policy(self.senses.read(goals).to(device), steps, seen, state, foresee=foresee)
+        return said, [number - 1 for number in valid]
+
+    def _check(self, observed: Observed) -> None:
+        read = (*self.policy.config.cameras, STATE)
+        missing = [name for name in read if name not in observed]
         if missing:
             raise UserError(
-                f"the policy reads {', '.join((*config.cameras, STATE))}; the world does not show {', '.join(missing)},"
+                f"the policy reads {', '.join(read)}; the world does not show {', '.join(missing)},"
                 f" only {', '.join(observed)}"
             )
-        valid = min(config.window, len(observed[STATE]))
-
-        def padded(values: Tensor) -> Tensor:
-            return torch.cat([values, values.new_zeros(config.window - valid, *values.shape[1:])])[None].to(device)
-
-        looked = {name: padded(self._look(observed[name][-valid:])) for name in config.cameras}
-        seen = {name: Seen(both[:, :, 0], both[:, :, 1:]) for name, both in looked.items()}
-        state = padded(torch.from_numpy(np.asarray(observed[STATE][-valid:], np.float32)))
-        steps = (torch.arange(config.window) < valid)[None].to(device)
-        goals = self.senses.read([goal]).to(device)
-        return self.policy(goals, steps, seen, state, foresee=foresee), valid - 1
 
     def _look(self, pictures: np.ndarray) -> Tensor:
         """Features [t, 1 + N_p, C]; those of pictures that the call before had too are remembered."""
@@ -139,7 +159,8 @@ class Actor:
             found = self.senses.look([Image(picture) for picture in fresh.values()])
             self._recent |= dict(zip(fresh, found, strict=True))
         looked = torch.stack([self._recent[key] for key in keys])
-        while len(self._recent) > 2 * self.policy.config.window * len(self.policy.config.cameras):
+        most = 2 * max(self.policy.config.window, len(keys)) * len(self.policy.config.cameras)
+        while len(self._recent) > most:
             del self._recent[next(iter(self._recent))]
         return looked
 

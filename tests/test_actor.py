@@ -69,6 +69,14 @@ def test_of_a_long_past_the_window_is_read_and_pictures_that_were_seen_are_not_l
     assert actor.act(seen, "something else").tolist() != actor.act(seen, GOAL).tolist()
 
 
+def test_several_worlds_at_once_are_decided_as_each_alone(actor: Actor) -> None:
+    seen = [observed(steps, seed=steps) for steps in (1, 9, 3)]
+    goals = [GOAL, "lift the blue star", GOAL]
+    alone = np.stack([actor.act(one, goal) for one, goal in zip(seen, goals, strict=True)])
+    actor._recent.clear()
+    np.testing.assert_allclose(actor.act_together(seen, goals), alone, atol=1e-5)
+
+
 def test_in_an_environment_actions_stay_within_its_limits_and_lerobot_s_names_are_known(tmp_path: Path) -> None:
     alone = {"cameras": ["top"], "gripper": False, "action_scale": [1000.0] * 2, "action_mean": [256.0] * 2}
     one = Actor(tiny(**{**SIZES, "state_size": 2, "action_size": 2, **alone}), senses(tmp_path))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.cli.options import argument, option
-from tessera.cli.printing import print_json, print_table
+from tessera.cli.printing import number, print_json, print_table
 from tessera.errors import UserError
 from tessera.files import write_json
 
@@ -68,6 +68,7 @@ class CasesRun:
             print_json(result)
             return
         _print_modes(scores)
+        _print_silence(scores)
         _print_left_out(scores)
         print(f"report: {page}")
 
@@ -155,6 +156,14 @@ def _print_modes(scores: dict[str, Any]) -> None:
         rows.append(("readers, mean share", _percent(scores["readers"]["mean share"]), "", ""))
         rows.append(("readers, most voted", _percent(scores["readers"]["plurality"]), "", ""))
     print_table(rows, ("shown", "right, no response counted as wrong", "right of those answered", "no response"))
+
+
+def _print_silence(scores: dict[str, Any]) -> None:
+    """Why there was no response."""
+    for mode, one in scores["modes"].items():
+        if one["reasons"]:
+            said = ", ".join(f"{number(count)} {why}" for why, count in list(one["reasons"].items())[:3])
+            print(f"no response, shown {mode}: {said}")
 
 
 def _print_left_out(scores: dict[str, Any]) -> None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from tessera.data.sample import Sample
 
-COLUMNS = 8  # pictures in a row of a sheet
-
 
 @dataclass
 class ZooList:
@@ -104,6 +102,7 @@ class WorldsShow:
 
     def run(self) -> None:
         from tessera.data.worlds.base import open_world
+        from tessera.evaluate.drawing import sheet
 
         world = open_world(self.name)
         source = world.source(self.task or world.tasks[0], self.split)
@@ -119,28 +118,13 @@ class WorldsShow:
 
 
 def stills(sample: Sample) -> list[PIL.Image]:
-    """The pictures of a sample; of a film, as many as there are in a row of a sheet, from its first to its last."""
-    import numpy as np
-    from PIL import Image
+    """The pictures of a sample; of a film, a row of them."""
+    from tessera.evaluate.drawing import film_row
 
     found = [image.pil() for image in sample.images]
     for film in sample.films:
-        places = np.linspace(0, len(film.frames) - 1, COLUMNS).round().astype(int)
-        found += [Image.fromarray(film.frames[place]) for place in places]
+        found += film_row(film.frames)
     return found
-
-
-def sheet(pictures: list[PIL.Image], side: int = 128, columns: int = COLUMNS) -> PIL.Image:
-    """Pictures in rows, each fitted into a square of `side` pixels."""
-    from PIL import Image, ImageOps
-
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * (side + 4) - 4, rows * (side + 4) - 4), "white")
-    for place, picture in enumerate(pictures):
-        small = ImageOps.contain(picture, (side, side), Image.Resampling.NEAREST)
-        page.paste(small, ((place % columns) * (side + 4), (place // columns) * (side + 4)))
-    return page
 
 
 @dataclass

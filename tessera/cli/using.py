@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODEL = "folder that `tessera train` wrote, one of LLaVA as transformers writes it, or mini/llava"
+_SHEET = "also write all of them there on one sheet, such as sheet.png"
 _CODES = "folder of a model of image codes, as `tessera train vit-vqgan` writes it"
 SUITES = {
     "scenes": "tessera.zoo.suites:scenes",
@@ -102,6 +103,14 @@ def _save(image: Image, path: Path) -> None:
         image.save(aside, format="PNG")
 
 
+def _save_sheet(path: Path | None, pictures: list[Image], columns: int | None = None) -> None:
+    """Write pictures on one sheet, where one is asked for."""
+    from tessera.evaluate.drawing import COLUMNS, sheet
+
+    if path is not None:
+        _save(sheet(pictures, columns or COLUMNS), path)
+
+
 @dataclass
 class Caption(_Answering):
     """Say what pictures show, one line each."""
@@ -151,10 +160,12 @@ class Draw:
     out: Path = option("folder for the drawings", Path("drawings"))
     count: int = option("drawings of each text, from one seed after the other", 1, least=1)
     seed: int = option("of the noise that the first drawing starts from", 0, least=0)
+    sheet: Path | None = option(f"{_SHEET}, a row for each seed", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         texts, rows = _words(self.texts, "text"), []
+        drawn: list[Image] = []
         assistant = load_able(self.model, "draw")
         for seed in range(self.seed, self.seed + self.count):
             images = assistant.draw(texts, seed=seed)
@@ -162,6 +173,8 @@ class Draw:
                 path = self.out / f"{place:03d}-{seed}.png"
                 _save(image, path)
                 rows.append({"text": text, "seed": seed, "image": str(path)})
+            drawn += images
+        _save_sheet(self.sheet, drawn, len(texts))
         if self.json:
             print_json(rows)
         else:
@@ -181,6 +194,7 @@ class Sample:
     top_p: float = option("draw among the fewest codes that are so likely together", 1.0)
     guidance: float = option("above 1: more of the class that --of names, at twice the time", 1.0)
     out: Path = option("folder for the pictures", Path("samples"))
+    sheet: Path | None = option(_SHEET, None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
@@ -196,6 +210,7 @@ class Sample:
             path = self.out / f"{self.seed}-{place:03d}.png"
             _save(picture, path)
             rows.append({"image": str(path), "of": self.of, "seed": self.seed})
+        _save_sheet(self.sheet, drawn)
         if self.json:
             print_json(rows)
         else:
@@ -209,15 +224,18 @@ class Reconstruct:
     images: tuple[Path, ...] = argument("pictures", metavar="IMAGE")
     model: Path = option(_CODES)
     out: Path = option("folder for what comes back", Path("reconstructions"))
+    sheet: Path | None = option(f"{_SHEET}, each to the right of its picture", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         pictures = _pictures(self.images)
-        rows = []
+        rows, pairs = [], list[Any]()
         for place, picture in enumerate(load_able(self.model, "reconstruct").reconstruct(pictures)):
             path = self.out / f"{place:03d}-{self.images[place].stem}.png"
             _save(picture, path)
             rows.append({"image": str(self.images[place]), "reconstruction": str(path)})
+            pairs += [pictures[place], picture]
+        _save_sheet(self.sheet, pairs)
         if self.json:
             print_json(rows)
         else:
@@ -316,14 +334,20 @@ class SegmentImages:
     phrase: str | None = option("what to find, for a model that finds what phrases name", None)
     scene: str | None = option("the kind of scene, for a model of depth that knows several", None)
     out: Path = option("folder for what is seen", Path("segmented"))
+    sheet: Path | None = option(f"{_SHEET}, each to the right of its picture; what is nearest is white", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
+        from tessera.evaluate.drawing import to_look_at
+
         pictures, rows = _pictures(self.images), []
+        pairs: list[Image] = []
         for place, (drawn, about) in enumerate(self._seen(load_able(self.model, "segment"), pictures)):
             path = self.out / f"{place:03d}-{self.images[place].stem}.png"
             _save(drawn, path)
             rows.append({"image": str(self.images[place]), "file": str(path), **about})
+            pairs += [pictures[place], to_look_at(drawn)]
+        _save_sheet(self.sheet, pairs)
         if self.json:
             print_json(rows)
             return

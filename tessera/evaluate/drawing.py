@@ -10,6 +10,11 @@ from colorsys import hsv_to_rgb
 
 import numpy as np
 from PIL import Image as PIL
+from PIL import ImageOps
+
+COLUMNS = 8  # pictures in a row of a sheet
+SIDE = 128  # pixels of a picture on a sheet
+_GAP = 4
 
 
 def labels_png(labels: np.ndarray) -> PIL.Image:
@@ -28,6 +33,32 @@ def mask_png(mask: np.ndarray) -> PIL.Image:
 def depth_png(depth: np.ndarray) -> PIL.Image:
     """Depth float [H, W] in thousandths, 16 bits: millimetres of metres, as NYUv2 has it."""
     return PIL.fromarray((depth * 1000).round().clip(0, 65535).astype(np.uint16))
+
+
+def to_look_at(picture: PIL.Image) -> PIL.Image:
+    """What `labels_png`, `mask_png` or `depth_png` gave, as colours or greys; of depth, what is nearest is white."""
+    if not picture.mode.startswith("I"):
+        return picture.convert("RGB")
+    depth = np.asarray(picture).astype(np.float32)
+    reach = max(float(np.ptp(depth)), 1.0)
+    return PIL.fromarray((255 * (depth.max() - depth) / reach).round().astype(np.uint8)).convert("RGB")
+
+
+def sheet(pictures: Sequence[PIL.Image], columns: int = COLUMNS) -> PIL.Image:
+    """Pictures in rows, each fitted into a square of SIDE pixels."""
+    columns = min(columns, len(pictures))
+    rows, step = -(-len(pictures) // columns), SIDE + _GAP
+    page = PIL.new("RGB", (columns * step - _GAP, rows * step - _GAP), "white")
+    for place, picture in enumerate(pictures):
+        small = ImageOps.contain(picture, (SIDE, SIDE), PIL.Resampling.NEAREST)
+        page.paste(small, ((place % columns) * step, (place // columns) * step))
+    return page
+
+
+def film_row(frames: np.ndarray | Sequence[np.ndarray]) -> list[PIL.Image]:
+    """A row of a sheet from a film's frames uint8 [H, W, 3]: its first, its last and what lies between, evenly."""
+    places = np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int)
+    return [PIL.fromarray(frames[place]) for place in places]
 
 
 def shares(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:

@@ -18,7 +18,10 @@ from tessera.data.episodes import checked_actions
 from tessera.errors import UserError
 from tessera.evaluate.intervals import Estimate, bootstrap_mean, exact_binomial
 
-Policy = Callable[[Mapping[str, np.ndarray], str], np.ndarray]
+Seen = Mapping[str, np.ndarray]
+Policy = Callable[[Seen, str], np.ndarray]
+# The same for several tries at once: an action for each.
+Policies = Callable[[Sequence[Seen], Sequence[str]], Sequence[np.ndarray] | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -93,21 +96,66 @@ def roll(
     Raises:
         UserError: an action outside the environment's limits.
     """
-    seen, info = begun
-    told = str(info.get("goal", goal))
-    lately: deque[Any] = deque(maxlen=window)
-    frames, reward, count, ended = [env.render()] if film else [], 0.0, 0, False
-    while not ended:
-        lately.append(seen if isinstance(seen, Mapping) else {"observation": seen})
-        stacked = {name: np.stack([one[name] for one in lately]) for name in lately[-1]}
-        action = _within(env, policy(stacked, told))
-        seen, gained, terminated, truncated, info = env.step(action)
-        reward, count = reward + float(gained), count + 1
-        ended = terminated or truncated or count == steps
-        if film:
-            frames.append(env.render())
-    success = bool(info.get("is_success", info.get("success", terminated)))
-    return Rollout(told, str(info.get("task", "")), success, count, reward, frames)
+    one = _Try(env, begun, window, steps, goal, film)
+    while not one.ended:
+        one.take(policy(one.shown(), one.told))
+    return one.result()
+
+
+def roll_together(
+    envs: Sequence[Any],
+    policy: Policies,
+    begun: Sequence[tuple[Any, dict[str, Any]]],
+    *,
+    window: int,
+    steps: int | None,
+    goal: str = "",
+) -> list[Rollout]:
+    """As `roll`, of several environments side by side: at each step `policy` is asked once about all tries that still
+    go on, which is faster than one after the other."""
+    tries = [_Try(env, first, window, steps, goal, film=False) for env, first in zip(envs, begun, strict=True)]
+    while going := [one for one in tries if not one.ended]:
+        actions = policy([one.shown() for one in going], [one.told for one in going])
+        for one, action in zip(going, actions, strict=True):
+            one.take(action)
+    return [one.result() for one in tries]
+
+
+class _Try:
+    """One try under way."""
+
+    def __init__(
+        self, env: Any, begun: tuple[Any, dict[str, Any]], window: int, steps: int | None, goal: str, film: bool
+    ) -> None:
+        self.env, self.steps, self.film = env, steps, film
+        seen, self.info = begun
+        self.told = str(self.info.get("goal", goal))
+        self.lately: deque[Seen] = deque(maxlen=window)
+        self.frames: list[np.ndarray] = [env.render()] if film else []
+        self.reward, self.count, self.ended, self.terminated = 0.0, 0, False, False
+        self._keep(seen)
+
+    def _keep(self, seen: Any) -> None:
+        self.lately.append(seen if isinstance(seen, Mapping) else {"observation": seen})
+
+    def shown(self) -> Seen:
+        """What was observed lately, stacked."""
+        return {name: np.stack([one[name] for one in self.lately]) for name in self.lately[-1]}
+
+    def take(self, action: np.ndarray) -> None:
+        """One step. Raises UserError for an action outside the limits."""
+        seen, gained, self.terminated, truncated, self.info = self.env.step(_within(self.env, action))
+        self.reward, self.count = self.reward + float(gained), self.count + 1
+        self.ended = self.terminated or truncated or self.count == self.steps
+        self._keep(seen)
+        if self.film:
+            self.frames.append(self.env.render())
+
+    def result(self) -> Rollout:
+        """How it went."""
+        success = bool(self.info.get("is_success", self.info.get("success", self.terminated)))
+        task = str(self.info.get("task", ""))
+        return Rollout(self.told, task, success, self.count, self.reward, self.frames)
 
 
 def _within(env: Any, action: np.ndarray) -> np.ndarray:

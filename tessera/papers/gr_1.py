@@ -104,6 +104,7 @@ class GR1(Paper):
             "other than in the text": [
                 "states and actions are brought to mean 0 and spread 1; the release has those of CALVIN as they are",
                 "features of pictures are computed once, so that pictures are not shifted at random",
+                "at mini size patches are told their places, which features of mini/clip hardly say",
             ],
             "not built": ["Ego4D and the CALVIN simulator", "chunks of ten actions (community trainer)"],
         }  # fmt: skip

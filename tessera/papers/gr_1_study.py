@@ -2,12 +2,15 @@
 not it foresaw clips before.
 
 All arms are one small policy over the table's static camera and the features of `mini/clip`. They take as many steps
-over as many windows, and learn from the same 60 demonstrations, a fifth of what `tessera train gr-1` takes:
+over as many windows, and learn from the same 100 demonstrations, a third of what `tessera train gr-1` takes:
 
     actions      learns the expert's actions alone
     foreseeing   learns actions and the picture three steps ahead
-    pre-trained  the first third of its steps goes to the next picture of clips of the table's other tasks, without
+    pre-trained  the first half of its steps goes to the next picture of clips of the table's other tasks, without
                  states and actions; then as foreseeing
+
+The robot lifts what is named, one of three things. The slider was left out before the first run: the goal alone says
+where its knob is, so that a policy without eyes can reach it, and its tries would not tell the arms apart.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from tessera.actor import Actor
 from tessera.data.episodes import Episode
 from tessera.data.windows import Windows
 from tessera.evaluate.imitation import action_errors
-from tessera.evaluate.rollout import roll
+from tessera.evaluate.rollout import roll_together
 from tessera.files import short_hash
 from tessera.models.policy import GR1Policy
 from tessera.models.policy.senses import Senses
@@ -51,7 +54,7 @@ from tessera.train.stage import Stage
 from tessera.zoo.senses import read_senses
 
 SLUG = "gr-1"
-TASKS = ("lift", "slider left", "slider right")  # the robot's; clips are of the others
+TASKS = ("lift",)  # the robot's; clips are of the others
 CAMERA = "static"
 FIRST_TRY = 1_000_000  # seed of the first try; the others have the next
 SUCCESS, ERROR = "success", "error of actions"
@@ -80,16 +83,18 @@ CLAIMS = (
     ),
 )  # fmt: skip
 NOTES = (
-    f"{SUCCESS}: of the same 100 tries in all arms and seeds, the tasks in turn.",
+    f"{SUCCESS}: of the same 200 tries in all arms and seeds; lifting one of the three things at hazard is a third.",
     f"{ERROR}: mean distance from the expert's dx, dy, dz on held-out demonstrations, an item each.",
     "Demonstrations are drawn anew with each seed, the same for all arms; clips are the same for all.",
     "The hand's camera is left out of all arms, to halve what a step costs.",
+    "Clips show the nine other tasks; placing and stacking begin by lifting the thing that is named, without actions.",
+    "Features of mini/clip hardly say where in the picture they are from, so that in all arms fixed places are added.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every arm gets; meant for half an hour of two cores for all arms of three seeds.
+    """What every arm gets; meant for less than an hour of one core for all arms of three seeds.
 
     Args:
         steps: of an arm; `first` of them go to clips where there are some.
@@ -97,14 +102,14 @@ class Budget:
         tries: in which success is measured, of `limit` steps each.
     """
 
-    steps: int = 600
-    first: int = 200
+    steps: int = 3000
+    first: int = 1500
     batch: int = 12
-    demonstrations: int = 60
-    clips: int = 150
-    heldout: int = 40
-    tries: int = 100
-    limit: int = 45
+    demonstrations: int = 100
+    clips: int = 400
+    heldout: int = 60
+    tries: int = 200
+    limit: int = 30
     model: dict[str, Any] = field(default_factory=lambda: SMALL)
 
     def recipe(self, pictures: float, clips: bool) -> Recipe:
@@ -201,14 +206,14 @@ class Bench:
         """1 where a try reached its goal, else 0; try n is of task n of TASKS, which are taken in turn."""
         from tessera.data.worlds.tabletop import Tabletop
 
-        env, window = Tabletop(), self.budget.model["window"]
-        reached = []
-        for number in range(self.budget.tries):
-            begun = env.reset(seed=FIRST_TRY + number, options={"task": TASKS[number % len(TASKS)]})
-            reached.append(
-                roll(env, actor.within(env), begun, window=window, steps=self.budget.limit, goal="", film=False).success
-            )
-        return [float(one) for one in reached]
+        envs = [Tabletop() for _ in range(self.budget.tries)]
+        begun = [
+            env.reset(seed=FIRST_TRY + number, options={"task": TASKS[number % len(TASKS)]})
+            for number, env in enumerate(envs)
+        ]
+        window = self.budget.model["window"]
+        tried = roll_together(envs, actor.within_each(envs[0]), begun, window=window, steps=self.budget.limit)
+        return [float(one.success) for one in tried]
 
     def study(self) -> Study:
         """All arms and claims."""
@@ -216,7 +221,9 @@ class Bench:
         return Study(
             slug=SLUG, title="foreseeing pictures, and clips of other tasks, before few demonstrations (tabletop)",
             arms=arms, claims=CLAIMS, config=self.config,
-            tuning="no arm was tuned: steps and rate were set before the first run", notes=NOTES,
+            tuning="no arm was tuned: steps and rate are the same for all and were set before the first run, after a"
+            " trial of 600 steps and 60 demonstrations of three tasks that was too short to succeed",
+            notes=NOTES,
         )  # fmt: skip
 
 

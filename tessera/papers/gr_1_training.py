@@ -33,7 +33,7 @@ VISION, TEXT, POLICY = "vision", "text", "policy"  # roles of --parts
 MINI = {VISION: "mini/clip", TEXT: "mini/clip"}
 SMALL: dict[str, Any] = {  # a policy that learns on a processor
     "width": 96, "depth": 4, "heads": 4, "window": 6, "latents": 4, "resampler_depth": 1, "resampler_heads": 2,
-    "resampler_head_width": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_size": 8,
+    "resampler_head_width": 32, "places": True, "decoder_depth": 1, "decoder_heads": 4, "patch_size": 16,
 }  # fmt: skip
 HOLD_OUT = 10  # of a user's episodes one in so many
 LEAST_SPREAD = 1e-3  # of a number that never changes, so that nothing is divided by zero
@@ -110,9 +110,10 @@ class Recipe:
             UserError: a value that the configuration refuses.
         """
         seen, read = senses.widths
+        side = senses.pixels.size
         shown: dict[str, Any] = {
-            "vision_width": seen, "text_width": read, "image_size": senses.pixels.size, "cameras": list(data.cameras),
-            "ahead": self.act.ahead, **data.units,
+            "vision_grid": list(senses.vision.grid_of(side, side)), "vision_width": seen, "text_width": read,
+            "image_size": side, "cameras": list(data.cameras), "ahead": self.act.ahead, **data.units,
         }  # fmt: skip
         return GR1Config(**{**self.model, **shown})
 
@@ -184,7 +185,7 @@ def table_episodes(tasks: Sequence[str], number: int, split: Split = "train", se
         if task not in TASKS:
             raise UserError(f"the table has no task {task!r}{nearest(task, TASKS)}")
     source = TabletopWorld(seed=seed).source("episodes", split)
-    found = list(islice((one for one in source.episodes(len(source)) if one.task in tasks), number))
+    found = list(islice(source.episodes(len(source), tasks), number))
     if len(found) < number:
         raise UserError(f"the table has {len(found)} episodes of {', '.join(tasks)}, not {number}; ask for fewer")
     return found

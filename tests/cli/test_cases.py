@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tessera.cli import main
+from tessera.evaluate.intervals import exact_binomial
 from tests.evaluate.cases_made import OPTIONS, picture
-from tests.evaluate.chat_server import ChatServer, text_of
+from tests.evaluate.chat_server import ChatServer, pictures_of, text_of
 
 Refused = Callable[..., str]
 NASTY = "<script>alert(1)</script>"
@@ -77,6 +78,40 @@ def test_one_command_asks_an_endpoint_and_writes_replies_scores_and_a_page(
     for heading in ("Accuracy", "No response", "Beside human readers", "Wrong hints", "Repeats", "Left out"):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("data:image/png;base64,") == 7
+
+
+def by_its_note(text: str) -> str | None:
+    """The option that has the most words in common with the case's text; None without a text, or where two have."""
+    case = next((line for line in text.splitlines() if line.startswith("Case: ")), "")
+    options = re.findall(r"^[A-E]\. (.+)$", text, re.MULTILINE)
+    shared = [len(set(one.split()) & set(re.findall(r"\w+", case))) for one in options]
+    return options[shared.index(max(shared))] if shared.count(max(shared)) == 1 else None
+
+
+@pytest.mark.light("medical-cases", "use")
+def test_two_hundred_cases_are_driven_once_through_a_local_server(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cases", "write", "--out", "made", "--count", "200", "--leak", "0.5"]) == 0
+    rows = [json.loads(line) for line in (here / "made/cases.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = ["\n".join([f"Case: {row['question']}", *(f"A. {one}" for one in row["options"])]) for row in rows]
+    chosen = [by_its_note(text) for text in asked]
+    right = sum(one == row["answer"] for one, row in zip(chosen, rows, strict=True))
+    with ChatServer(lambda body: f"[['{by_its_note(text_of(body))}']]") as server:
+        line = ["cases", "run", "made", "--endpoint", server.url, "--model-name", "reader", "--together", "25"]
+        assert main([*line, "--out", "run"]) == 0
+        pictures = [len(pictures_of(body)) for body in server.bodies]
+    said = capsys.readouterr().out
+    assert (pictures.count(0), pictures.count(1), len(pictures)) == (200, 400, 600)
+    assert "no response, shown image: 200 a reply that chooses no option" in said
+    result = json.loads((here / "run/result.json").read_text(encoding="utf-8"))["scores"]
+    modes = result["modes"]
+    assert modes["text"]["accuracy"] == modes["both"]["accuracy"] == exact_binomial(right, 200).to_json()
+    assert (
+        modes["image"]["no response"]["value"] == 1
+        and modes["text"]["no response"]["value"] == chosen.count(None) / 200
+    )
+    assert 0 < chosen.count(None) < 200 and 60 < right < 190 and result["readers"]["cases"] == 200
 
 
 @pytest.mark.light("medical-cases", "use")

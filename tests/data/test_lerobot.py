@@ -145,6 +145,17 @@ def test_an_episode_that_lacks_pictures_is_named_skipped_and_counted(copied: Pat
     assert len(LeRobotEpisodes(copied, cameras={"static": "observation.images.static"})) == 4
 
 
+def test_an_episode_with_an_action_that_is_no_number_is_named_skipped_and_counted(copied: Path) -> None:
+    table = pq.read_table(copied / ROWS)
+    actions = table["action"].to_pylist()
+    actions[20][1] = float("nan")
+    place, kind = table.column_names.index("action"), table.schema.field("action")
+    pq.write_table(table.set_column(place, kind, pa.array(actions, kind.type)), copied / ROWS)
+    read = LeRobotEpisodes(copied)
+    assert read.lengths == [5, 12, 3]
+    assert str(read.skipped) == "1 with a state or an action that is not a number (episode 2)"
+
+
 def test_a_set_without_a_film_has_no_usable_episode(copied: Path) -> None:
     (copied / FILM.format("hand")).write_bytes(b"no film")
     with pytest.raises(DataError, match="holds no usable episode: 4 .*cannot be read as a film"):

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tessera.evaluate.dense import DEPTH_SCORES, depth_scores, mean_scores, overlap
-from tessera.evaluate.drawing import depth_png, labels_png, mask_png, shares
+from tessera.evaluate.drawing import depth_png, film_row, labels_png, mask_png, shares, sheet, to_look_at
 
 LABELS = np.array([[[0, 0, 1], [1, 255, 1]], [[2, 2, 2], [2, 2, 2]]])
 SEEN = np.array([[[0, 1, 1], [1, 0, 0]], [[2, 2, 2], [2, 2, 1]]])
@@ -54,3 +55,21 @@ def test_what_is_seen_is_written_as_numbers_of_classes_masks_and_millimetres() -
     assert shares(labels, ("a", "b", "c", "d")) == {"d": 0.5, "a": 0.25, "b": 0.25}
     assert np.asarray(mask_png(np.array([[True, False]]))).tolist() == [[255, 0]]
     assert np.asarray(depth_png(np.array([[0.0124, 70.0]]))).tolist() == [[12, 65535]]
+
+
+def test_what_is_to_be_looked_at_has_colours_and_the_nearest_is_white() -> None:
+    depth = to_look_at(depth_png(np.array([[1.0, 2.0, 3.0]])))
+    assert np.asarray(depth)[0, :, 0].tolist() == [255, 128, 0] and depth.mode == "RGB"
+    assert np.asarray(to_look_at(depth_png(np.ones((1, 2)))))[0, :, 0].tolist() == [0, 0]
+    labels = to_look_at(labels_png(np.array([[0, 1]])))
+    assert labels.getpixel((0, 0)) == (0, 0, 0) and len(set(labels.getpixel((1, 0)))) == 3
+
+
+def test_a_sheet_has_rows_of_squares_and_a_film_is_a_row_from_first_to_last() -> None:
+    reds = [Image.new("RGB", (20, 10), (255, 0, 0)) for _ in range(3)]
+    page = sheet(reds, columns=2)
+    assert page.size == (260, 260) and page.getpixel((0, 0)) == (255, 0, 0) == page.getpixel((132, 63))
+    assert page.getpixel((0, 64)) == page.getpixel((132, 132)) == (255, 255, 255)
+    film = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    assert [one.getpixel((0, 0))[0] for one in film_row(film)] == [0, 3, 5, 8, 11, 14, 16, 19]
+    assert len(film_row(film[:2])) == 8

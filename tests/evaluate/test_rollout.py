@@ -13,7 +13,7 @@ from tessera.data.worlds.tabletop import ID, Tabletop, chain
 from tessera.data.worlds.tabletop.chains import steady_expert
 from tessera.errors import UserError
 from tessera.evaluate.intervals import exact_binomial
-from tessera.evaluate.rollout import Policy, chain_lengths, rollout, success_rate
+from tessera.evaluate.rollout import Policy, chain_lengths, roll_together, rollout, success_rate
 
 
 class Counting(gymnasium.Env):
@@ -64,6 +64,23 @@ def test_a_success_rate_is_counted_by_task_with_exact_intervals() -> None:
     assert report.success == exact_binomial(5, 10) and report.steps == 5.5
     assert report.tasks == {"even": exact_binomial(5, 5), "odd": exact_binomial(0, 5)}
     assert report.to_json()["success"]["value"] == 0.5
+
+
+def test_tries_side_by_side_end_as_they_would_alone() -> None:
+    def act(seen: Mapping[str, np.ndarray], goal: str) -> np.ndarray:
+        return seen["observation"][:1, 0] % 3
+
+    asked = []
+
+    def each(seen, goals):  # type: ignore[no-untyped-def]
+        asked.append(len(goals))
+        return [act(one, goal) for one, goal in zip(seen, goals, strict=True)]
+
+    seeds, envs = range(3, 7), [Counting() for _ in range(4)]
+    begun = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
+    alone = [rollout(Counting(), act, seed=seed, window=2, steps=6) for seed in seeds]
+    assert roll_together(envs, each, begun, window=2, steps=6) == alone
+    assert asked == [4, 4, 4, 4, 3, 2] and [one.steps for one in alone] == [4, 5, 6, 6]
 
 
 def test_a_try_ends_after_its_steps() -> None:

@@ -12,7 +12,7 @@ WINDOWS, STEPS, PATCHES = 2, 5, 6
 FIELDS: dict[str, Any] = {
     "width": 32, "depth": 2, "heads": 4, "window": STEPS, "text_width": 12, "vision_width": 16, "latents": 3,
     "resampler_depth": 2, "resampler_heads": 2, "resampler_head_width": 8, "image_size": 16, "patch_size": 8,
-    "decoder_heads": 4, "ahead": 2,
+    "decoder_heads": 4, "ahead": 2, "vision_grid": [2, 3],
 }  # fmt: skip
 
 

@@ -219,10 +219,24 @@ def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
     model = tiny(action_mean=[0.1] * 6, action_scale=[2.0] * 6)
     model.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path).eval()
+    assert all(torch.equal(one, again.state_dict()[name]) for name, one in model.state_dict().items())
     given = inputs(model)
     for ours, theirs in zip(outputs(again, **given), outputs(model, **given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # kernels go by where weights lie in memory
     assert again.config.action_scale == [2.0] * 6
+
+
+def test_told_places_tell_patches_apart_that_look_alike() -> None:
+    def swapped(model: GR1Policy) -> float:
+        given = inputs(model)
+        seen = {name: Seen(one.token, one.patches.flip(2)) for name, one in given["seen"].items()}
+        both = outputs(model, **given), outputs(model, **{**given, "seen": seen})
+        return float((both[0][0] - both[1][0]).abs().max())
+
+    assert swapped(tiny()) < 1e-5, "as published, features alone say where they are from"
+    assert swapped(tiny(places=True)) > 1e-4
+    with pytest.raises(UserError, match="places need features of a width that is a multiple of 4, not 18"):
+        tiny(places=True, vision_width=18)
 
 
 def test_new_weights_of_blocks_are_gpt2_s_and_queries_are_of_spread_one() -> None:

@@ -112,17 +112,21 @@ def test_pictures_come_back_and_new_ones_are_drawn_of_a_class(
 ) -> None:
     model, picture = str(trained[0] / "model"), str(data / "classes/red/3.png")
     capsys.readouterr()
-    assert main(["reconstruct", picture, picture, "--model", model, "--out", str(tmp_path / "a"), "--json"]) == 0
+    sheets = tmp_path / "back.png", tmp_path / "new.png"
+    back = ["reconstruct", picture, picture, "--model", model, "--out", str(tmp_path / "a"), "--json"]
+    assert main([*back, "--sheet", str(sheets[0])]) == 0
     rows = json.loads(capsys.readouterr().out)
     sizes = [Image.open(row["reconstruction"]).size for row in rows]
     assert sizes == [(16, 16)] * 2 and rows[0]["image"] == picture
-    sample = ["sample", "--model", model, "--count", "3", "--out", str(tmp_path / "b"), "--json"]
+    sample = ["sample", "--model", model, "--count", "3", "--out", str(tmp_path / "b"), "--json", "--sheet"]
+    sample.append(str(sheets[1]))
     assert main([*sample, "--of", "blue", "--guidance", "2", "--top-k", "5", "--top-p", "0.9", "--seed", "7"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["of"] for row in rows] == ["blue"] * 3
     once = [Path(row["image"]).read_bytes() for row in rows]
     assert main([*sample, "--of", "blue", "--guidance", "2", "--top-k", "5", "--top-p", "0.9", "--seed", "7"]) == 0
     assert [Path(row["image"]).read_bytes() for row in json.loads(capsys.readouterr().out)] == once
+    assert [Image.open(one).size for one in sheets] == [(4 * 132 - 4, 128), (3 * 132 - 4, 128)]
     assert main(["draw", "red", "--model", model, "--out", str(tmp_path / "c"), "--json"]) == 0
     assert Image.open(json.loads(capsys.readouterr().out)[0]["image"]).size == (16, 16)
 

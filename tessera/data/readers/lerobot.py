@@ -45,7 +45,8 @@ class _Place:
 class LeRobotEpisodes(Sequence[Episode]):
     """The episodes of a data set at `path`, read when they are asked for, the ones used last kept decoded.
 
-    An episode that lacks frames, in its rows or in a film, is named in the log, skipped and counted in `skipped`.
+    An episode that lacks frames, in its rows or in a film, or has a state or an action that is not a number, is named
+    in the log, skipped and counted in `skipped`.
 
     Args:
         cameras: our name of each camera -> the data set's feature; by default all, each by the last part of its
@@ -137,12 +138,15 @@ class LeRobotEpisodes(Sequence[Episode]):
         tasks = _read_tasks(self.path / TASKS)
         rows = self._described()
         data = {path: self._rows(path) for path in {self._data(row) for row in rows}}
+        finite = {path: _finite(path) for path, found in data.items() if found}
         times: dict[Path, np.ndarray] = {}
         places = []
         for row in sorted(rows, key=lambda one: one["episode_index"]):
             number = int(row["episode_index"])
             try:
                 place = self._place(row, data[self._data(row)], tasks)
+                if not finite[place.data][list(place.rows)].all():
+                    raise BadSample("with a state or an action that is not a number")
                 for film, start in place.films.values():
                     if film not in times:
                         times[film] = frame_times(film)
@@ -267,6 +271,12 @@ def _numbers(column: Any) -> np.ndarray:
     """float32 [T, D] of a column of numbers or of lists of equally many."""
     values = np.asarray(column.to_pylist(), dtype=np.float32)
     return values.reshape(len(values), -1)
+
+
+def _finite(path: Path) -> np.ndarray:
+    """Whether the state and the action of each row of a file are numbers, bool [T]."""
+    table = _table(path, [STATE, ACTION])
+    return np.isfinite(np.concatenate([_numbers(table[key]) for key in (STATE, ACTION)], axis=1)).all(axis=1)
 
 
 def _picture(stored: Mapping[str, Any], place: _Place, key: str) -> np.ndarray:

@@ -25,6 +25,9 @@ class GR1Config(PreTrainedConfig):
         state_size, action_size: numbers of both, the gripper's included.
         gripper: the last number of state and action is that of a gripper, closed below 0 and open above.
         latents: what the resampler leaves of a picture's patches.
+        vision_grid: (h, w) of the patches that the image encoder gives.
+        places: fixed sines and cosines tell each of them where it stands, before the resampler. Features of a masked
+            autoencoder, as published, say so by themselves; those of a contrastive encoder hardly do.
         image_size, patch_size: of the pictures that are foreseen, in pixels.
         standardised: foreseen patches have mean 0 and standard deviation 1 each.
         ahead: steps from a picture to the one that is foreseen from it.
@@ -47,6 +50,8 @@ class GR1Config(PreTrainedConfig):
     action_size: int = 7
     gripper: bool = True
     latents: int = 9
+    vision_grid: list[int] | tuple[int, ...] = (14, 14)
+    places: bool = False
     resampler_depth: int = 3
     resampler_heads: int = 4
     resampler_head_width: int = 128
@@ -73,6 +78,8 @@ class GR1Config(PreTrainedConfig):
                 raise UserError(f"a width of {self.width} does not divide into {getattr(self, name)} {name}")
         if self.width % 4:
             raise UserError(f"the width is {self.width}; the decoder's positions need a multiple of 4")
+        if self.places and self.vision_width % 4:
+            raise UserError(f"places need features of a width that is a multiple of 4, not {self.vision_width}")
         if not self.cameras:
             raise UserError("a policy sees: name at least one camera")
         if self.ahead >= self.window:

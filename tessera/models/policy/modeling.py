@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from tessera.connect.resampler import PerceiverResampler
 from tessera.errors import UserError
 from tessera.layers.causal import MaskedBlock
+from tessera.layers.positions import PositionTable
 from tessera.models.policy.configuration import GR1Config
 from tessera.models.policy.foreseeing import PatchDecoder
 from tessera.models.policy.masking import query_mask
@@ -94,6 +95,11 @@ class _ActionHead(nn.Module):
         return self.arm(x), None if self.gripper is None else self.gripper(x).squeeze(-1)
 
 
+def _places(config: GR1Config) -> PositionTable:
+    height, width = config.vision_grid
+    return PositionTable((height, width), config.vision_width, extra=0, kind="sine2d")
+
+
 class GR1Policy(PreTrainedModel):
     """Features of windows in, actions and future patches out. Whatever is not given is left out of the sequence: clips
     without a robot have no state, and one that only acts asks for no pictures."""
@@ -109,6 +115,7 @@ class GR1Policy(PreTrainedModel):
         width = config.width
         self.goal = nn.Linear(config.text_width, width)
         self.state = _State(config)
+        self.places = _places(config) if config.places else None
         self.resampler = PerceiverResampler(
             config.vision_width, config.latents, config.resampler_depth, config.resampler_heads,
             config.resampler_head_width,
@@ -209,7 +216,10 @@ class GR1Policy(PreTrainedModel):
             tokens.append((self.state(self._own(state, "state")) + time)[:, :, None])
         for place in chosen:
             camera, one = self.cameras[place], seen[self.config.cameras[place]]
-            latents = self.resampler(one.patches.flatten(0, 1)).unflatten(0, one.patches.shape[:2])
+            patches = one.patches.flatten(0, 1)
+            if self.places is not None:
+                patches = self.places(patches, self.places.grid)
+            latents = self.resampler(patches).unflatten(0, one.patches.shape[:2])
             tokens.append(camera.patches(latents) + time[:, None])  # type: ignore[operator]
             tokens.append((camera.token(one.token) + time)[:, :, None])  # type: ignore[operator]
         return torch.cat(tokens, dim=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
@@ -67,9 +67,13 @@ class TabletopSource:
         self.world, self.split = world, split
         self.name = f"tabletop/episodes/{split}"
         self._chain = lru_cache(maxsize=4)(self._demonstrate)
+        self._asked = lru_cache(maxsize=4)(self._tasks)
 
     def __len__(self) -> int:
         return LENGTH * self.world.chains[self.split]
+
+    def _tasks(self, number: int) -> tuple[str, ...]:
+        return tuple(goal.task for goal in self.world.chain(self.split, number).goals)
 
     def _demonstrate(self, number: int) -> tuple[Episode, ...]:
         return tuple(demonstrations(self.world.chain(self.split, number), noise=NOISE, seed=number))
@@ -92,9 +96,16 @@ class TabletopSource:
         episode = self.episode(index)
         return episode_sample(episode, FPS, f"{self.name}/{index}", {"task": episode.task})
 
-    def episodes(self, count: int) -> Iterator[Episode]:
-        """The first `count` episodes, without those in which the expert did not arrive."""
+    def episodes(self, count: int, tasks: Sequence[str] | None = None) -> Iterator[Episode]:
+        """The first `count` episodes, without those in which the expert did not arrive.
+
+        Args:
+            tasks: only episodes of these; chains without any of them are not shown to the cameras.
+        """
         for index in range(count):
+            number, place = divmod(index, LENGTH)
+            if tasks is not None and self._asked(number)[place] not in tasks:
+                continue
             try:
                 yield self.episode(index)
             except BadSample:
