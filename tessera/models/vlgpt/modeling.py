@@ -226,7 +226,7 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
             image_embeds = self.encode_images(pixel_values)
         if segment_ids is not None and position_ids is None:
             position_ids = positions_within(segment_ids)
-        inputs = self._inputs(input_ids, image_embeds, visual_target)
+        inputs = self.inputs(input_ids, image_embeds, visual_target)
         hidden = self.language_model.model(
             inputs_embeds=inputs,
             attention_mask=None if segment_ids is None else block_causal(segment_ids),
@@ -251,7 +251,7 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         output.loss = output.text_loss + self.config.visual_loss_weight * output.visual_loss
         return output
 
-    def _inputs(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor:
+    def inputs(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor:
         """What the language model reads [B, L, d], some pictures hidden in training."""
         read = None if image_embeds is None else self.read_embeds(image_embeds)
         inputs = self._fill(input_ids, self._hide_some(input_ids, read, visual_target))
