@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -79,6 +79,7 @@ def attend(
     """
     if causal and mask is not None:
         raise ValueError("give `mask` or `causal`, not both: fold the causal pattern into the mask")
+    q, k, v = as_autocast(q, k, v)
     if _products_are_faster(q, k, v):
         return _by_products(q, k, v, mask, causal, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
     if mask is not None and mask.dtype not in (torch.bool, q.dtype):
@@ -87,6 +88,15 @@ def attend(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=shared_heads
     )
+
+
+def as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
+    """In the type of autocast where it is on, as the fused kernel would cast them: the choice of a kernel depends on it,
+    and queries and keys that are turned by position come in single precision."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return [x.to(torch.get_autocast_dtype(kind)) for x in tensors]
 
 
 def _products_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -139,9 +149,13 @@ def _attention_for_transformers(
     is_causal: bool | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    within: Callable[..., Tensor] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """`attend` in the signature of transformers: returns [B, L, H, D] and no weights.
+
+    Args:
+        within: attends inside the sequences of packed rows, `Packing.attend`; the mask then says nothing.
 
     Raises:
         UserError: dropout, or scores that are bounded (Gemma 2) or share out to a sink (gpt-oss).
@@ -158,6 +172,8 @@ def _attention_for_transformers(
         )
     if (listener := _LISTENER.get()) is not None:
         listener(query, key)
+    if within is not None:
+        return within(query, key, value, scale=scaling), None
     length = query.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and length > 1

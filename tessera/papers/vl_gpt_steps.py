@@ -60,7 +60,9 @@ class Size:
 
     def language(self) -> LlamaConfig:
         """The language model's configuration."""
-        return LlamaConfig.from_pretrained(locate("mini/lm")) if self.text is None else LlamaConfig(**self.text)
+        if self.text is None:
+            return LlamaConfig.from_pretrained(locate("mini/lm"), dtype="float32")  # it was saved in half of that
+        return LlamaConfig(**self.text)
 
     @property
     def positions(self) -> int:
