@@ -91,8 +91,8 @@ def attend(
 
 
 def as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
-    """In the type of autocast where it is on, as the fused kernel would cast them: the choice of a kernel depends on it,
-    and queries and keys that are turned by position come in single precision."""
+    """In the type of autocast where it is on, as the fused kernel would cast them: the choice of a kernel depends on
+    it, and queries and keys that are turned by position come in single precision."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors

@@ -1,7 +1,7 @@
 """Attention inside the sequences of packed rows, whose cost is that of each sequence alone.
 
-Under a mask, a row of L positions costs L x L whatever it holds. Here the sequences are gathered by length, each group is
-attended to causally, and the results go back to their places; what is computed is the same.
+Under a mask, a row of L positions costs L x L whatever it holds. Here the sequences are gathered by length, each group
+is attended to causally, and the results go back to their places; what is computed is the same.
 
 Legend: B rows, L positions, T = B L, S sequences of a group, l its longest, R = the sum of S l over groups, H heads,
 G key-value heads, D head width.
@@ -38,8 +38,8 @@ class Packing:
 
     @classmethod
     def of(cls, segment_ids: Tensor) -> Packing:
-        """Of rows with `segment_ids` [B, L]. Positions of one sequence stand side by side and share a number; padding (0)
-        is a sequence of its own."""
+        """Of rows with `segment_ids` [B, L]. Positions of one sequence stand side by side and share a number; padding
+        (0) is a sequence of its own."""
         segments = segment_ids.cpu()
         new = torch.ones_like(segments, dtype=torch.bool)
         new[:, 1:] = segments[:, 1:] != segments[:, :-1]

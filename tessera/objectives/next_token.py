@@ -32,8 +32,8 @@ def next_token(logits: Tensor, words: Tensor, weights: Tensor | None = None) -> 
 
 
 def next_token_of(hidden: Tensor, head: Tensor, words: Tensor) -> Tally:
-    """`next_token(hidden @ head.T, words)`, whose gradient is taken block by block while the scores are at hand: they are
-    held once, in the type of the product, and never in single precision whole.
+    """`next_token(hidden @ head.T, words)`, whose gradient is taken block by block while the scores are at hand: they
+    are held once, in the type of the product, and never in single precision whole.
 
     Args:
         hidden: [K, d], at the positions before the words.

@@ -14,6 +14,7 @@ import torch
 from tessera.papers.vl_gpt_steps import SIZES, Bench, Size, padded
 from tessera.study.bench import Measure, Race
 from tessera.study.bench_ceiling import best_of_step, launch, rates, traffic
+from tessera.train.memory import kept
 
 LEAST, AIM = 1.5, 2.5
 MFU = {"cpu": (0.40, 0.60), "cuda": (0.45, 0.60)}
@@ -57,12 +58,13 @@ def sizes(device: torch.device) -> list[Size]:
 
 def races(device: torch.device) -> Iterator[Race | Measure]:
     """Bench `train`: pairs and pages at every size, conversations at mini, and memory."""
-    for size in sizes(device):
-        yield race(Bench(size, device))
-        if size.name == "mini":
-            yield race(Bench(size, device, "instruct"))
-        else:
-            yield memory(size, device)
+    with kept():
+        for size in sizes(device):
+            yield race(Bench(size, device))
+            if size.name == "mini":
+                yield race(Bench(size, device, "instruct"))
+            else:
+                yield memory(size, device)
 
 
 def ceiling(device: torch.device) -> Iterator[Measure]:
@@ -104,8 +106,9 @@ def peak(name: str, device_type: str) -> dict[str, int]:
     bench = Bench(size, device, checkpointing=True)
     model = bench.model()
     step = bench.ours(model)
-    for _ in range(2):
-        step()
+    with kept():
+        for _ in range(2):
+            step()
     text = model.config.text_config
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     inputs = text.num_hidden_layers * bench.batch.input_ids.numel() * text.hidden_size

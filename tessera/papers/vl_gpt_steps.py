@@ -70,12 +70,12 @@ class Size:
         return int(self.recipe.tokenizer.get("num_embeddings", 32))
 
 
-def _whole(rows: int) -> Recipe:
+def whole(rows: int) -> Recipe:
     """The published recipe with the whole language model trained."""
     return replace(PUBLISHED, lora=False, pretrain=Schedule(steps=STEPS, batch=rows, lr=2e-4))
 
 
-def _llama(width: int, inner: int, layers: int) -> dict[str, Any]:
+def llama(width: int, inner: int, layers: int) -> dict[str, Any]:
     """LLaMA's shape at another size, with its vocabulary and heads of 64 numbers."""
     return {
         "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
@@ -86,8 +86,8 @@ def _llama(width: int, inner: int, layers: int) -> dict[str, Any]:
 
 SIZES = {
     "mini": Size(name="mini", recipe=MINI, rows=8),
-    "100m": Size(name="100 M", recipe=_whole(4), rows=4, text=_llama(640, 1728, 12), mfu="cpu"),
-    "1b": Size(name="1 B", recipe=_whole(32), rows=32, text=_llama(2048, 5504, 18), mfu="cuda"),
+    "100m": Size(name="100 M", recipe=whole(4), rows=4, text=llama(640, 1728, 12), mfu="cpu"),
+    "1b": Size(name="1 B", recipe=whole(32), rows=32, text=llama(2048, 5504, 18), mfu="cuda"),
 }
 
 
@@ -97,6 +97,8 @@ class Bench:
 
     Args:
         stage: "pretrain" or "instruct".
+        precision: as the engine takes it.
+        made: gives the batch from the ids of the picture's three words; by default it is the first of the stage.
         checkpointing: recompute our activations in the backward pass.
     """
 
@@ -104,18 +106,22 @@ class Bench:
     device: torch.device
     stage: str = "pretrain"
     checkpointing: bool = False
+    precision: str = "auto"
     seed: int = 0
+    made: Callable[[Mapping[str, int]], Batch] | None = None
     batch: Batch = field(init=False)
     embeds: Tensor = field(init=False)
-    precision: str = field(init=False)
 
     def __post_init__(self) -> None:
         recipe, words = self.size.recipe, read_tokenizer(locate("mini/lm"))
         streams = Streams([(open_world("scenes"), 1.0)], words, self.size.positions, seed=self.seed)
-        batches = streams.pretraining if self.stage == "pretrain" else streams.instructions
-        self.batch = next(iter(batches(self.size.rows, recipe.row_length))).to(self.device)
-        self.precision = select.choose_precision("auto", self.device)
+        self.precision = select.choose_precision(self.precision, self.device)
         self._ids = {name: words.get_vocab()[token] for name, token in zip(_IDS, (OPEN, CLOSE, PLACE), strict=True)}
+        if self.made is None:
+            batches = streams.pretraining if self.stage == "pretrain" else streams.instructions
+            self.batch = next(iter(batches(self.size.rows, recipe.row_length))).to(self.device)
+        else:
+            self.batch = self.made(self._ids)
         self._streams = streams
         draw = torch.Generator().manual_seed(self.seed)
         shape = (len({image.key for image in self.batch.images}), self.size.positions, self.size.language().hidden_size)
@@ -167,7 +173,7 @@ class Bench:
             loss.backward()
             norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             update(model, optimisers, recipe, RATE, norm)
-            return float(loss)
+            return loss.item()
 
         return step
 
@@ -236,7 +242,9 @@ def padded(batch: Batch) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def plain_loss(model: VLGPTForConditionalGeneration, rows: Mapping[str, Tensor], embeds: Tensor, weight: float) -> Tensor:
+def plain_loss(
+    model: VLGPTForConditionalGeneration, rows: Mapping[str, Tensor], embeds: Tensor, weight: float
+) -> Tensor:
     """The loss of VL-GPT by transformers' own path: every position's scores of every word, labels shifted within."""
     found = model.language_model(
         inputs_embeds=model.inputs(rows["input_ids"], embeds, rows["visual_target"]),
@@ -246,5 +254,3 @@ def plain_loss(model: VLGPTForConditionalGeneration, rows: Mapping[str, Tensor],
     predicted = model.regression_head(found.hidden_states[-1][:, :-1][steps])
     target = model.visual_targets(rows["input_ids"], embeds, steps)
     return found.loss + weight * F.mse_loss(predicted.float(), target.float())
-
-

@@ -1,7 +1,7 @@
 """Races: ours against a peer at the same work, in one process, taking turns, the median of several rounds.
 
-A bench is a function that gives `Race`s, and `Measure`s of what is no race, for a device; a new one is a line in BENCHES.
-Speeds are also held against this machine's own ceiling, the rate of matrix products that run in the same rounds.
+A bench is a function that gives `Race`s, and `Measure`s of what is no race, for a device; a new one is a line in
+BENCHES. Speeds are also held against this machine's own ceiling, the rate of products that run in the same rounds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ BENCHES: dict[str, tuple[str, str]] = {
     "reduce": ("tessera.study.bench_reduce:races", "models with fewer tokens against themselves with all"),
     "ceiling": ("tessera.papers.vl_gpt_bench:ceiling", "what this machine can do at most"),
     "train": ("tessera.papers.vl_gpt_bench:races", "training steps of VL-GPT against the plain way"),
+    "growth": ("tessera.papers.vl_gpt_growth:growth", "how the time of a training step grows"),
 }
 ROUNDS = 7
 WARM = 2  # runs of each before the first round: kernels are chosen and memory is taken in them
@@ -185,7 +186,9 @@ def judge(value: float | None, measure: Measure) -> str:
     if measure.floor is None:
         return ""
     less = measure.aim is not None and measure.aim < measure.floor
-    reached = [bound is not None and (value <= bound if less else value >= bound) for bound in (measure.floor, measure.aim)]
+    reached = [
+        bound is not None and (value <= bound if less else value >= bound) for bound in (measure.floor, measure.aim)
+    ]
     return "reaches the aim" if reached[1] else "reaches the floor" if reached[0] else "short of the floor"
 
 

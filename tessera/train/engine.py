@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from tessera.errors import CheckpointError, TesseraError, TrainingStopped, UserError
-from tessera.train import checkpoint, faults, parallel, select, state
+from tessera.train import checkpoint, faults, memory, parallel, select, state
 from tessera.train.log import MetricsLog, Reporter
 from tessera.train.optim import Average
 from tessera.train.stage import Callback, Event, Loader, Objective, Stage, Terms, fingerprint
@@ -116,11 +116,12 @@ class Trainer:
         latest, offset = self._open(), 0
         log = MetricsLog(self.out, self.store.last_step(latest), self.tensorboard) if self.main else None
         try:
-            state.seed_generators(self.seed, 0, 0)
-            for position, stage in enumerate(stages):
-                self._run_stage(stage, position, offset, latest, log, total_steps)
-                offset += stage.steps
-                state.seed_generators(self.seed, position + 1, 0)
+            with memory.kept():
+                state.seed_generators(self.seed, 0, 0)
+                for position, stage in enumerate(stages):
+                    self._run_stage(stage, position, offset, latest, log, total_steps)
+                    offset += stage.steps
+                    state.seed_generators(self.seed, position + 1, 0)
         finally:
             self.reporter.stop()
             if log is not None:
@@ -271,7 +272,13 @@ class Trainer:
             whole = norm_of_gradient(running.model)
             norm = float(whole)
             self._check_step(running, batches, outcome, norm)
-            update(running.model, running.optimisers, stage.optimiser, stage.optimiser.rate(running.done, stage.steps), whole)
+            update(
+                running.model,
+                running.optimisers,
+                stage.optimiser,
+                stage.optimiser.rate(running.done, stage.steps),
+                whole,
+            )
         except (RuntimeError, MemoryError) as error:
             known = faults.out_of_memory(error, batches[0], stage.accumulate) or parallel.lost_process(error)
             if known is None:

@@ -13,9 +13,9 @@ _KEPT, _DEFAULT = 2**31 - 1, 128 * 1024
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within, what is freed stays with the process. By default glibc gives large blocks back to the system, which clears
-    every page anew when the next step takes them: an eighth of a step of VL-GPT on a processor. Elsewhere nothing changes.
-    """
+    """Within, what is freed stays with the process. By default glibc gives large blocks back to the system, which
+    clears every page anew when the next step takes them: an eighth of a step of VL-GPT on a processor. Elsewhere
+    nothing changes."""
     library = ctypes.CDLL(None)
     able = hasattr(library, "mallopt") and hasattr(library, "malloc_trim")
     if able:

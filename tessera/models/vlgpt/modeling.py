@@ -233,7 +233,9 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
             inputs_embeds=inputs,
             position_ids=position_ids,
             use_cache=False,
-            **({} if segment_ids is None else packed_rows(segment_ids, self.language_model.config._attn_implementation)),
+            **(
+                {} if segment_ids is None else packed_rows(segment_ids, self.language_model.config._attn_implementation)
+            ),
         ).last_hidden_state
         if labels is None:
             return VLGPTOutput(logits=self.logits(hidden), hidden=hidden)
