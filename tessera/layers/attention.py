@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from tessera.errors import UserError
+from tessera.layers.autocast import as_autocast
 from tessera.layers.masks import additive
 
 NAME = "tessera"
@@ -79,6 +80,7 @@ def attend(
     """
     if causal and mask is not None:
         raise ValueError("give `mask` or `causal`, not both: fold the causal pattern into the mask")
+    # As the fused kernel would cast them: queries and keys that were turned by position come in single precision.
     q, k, v = as_autocast(q, k, v)
     if _products_are_faster(q, k, v):
         return _by_products(q, k, v, mask, causal, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
@@ -88,15 +90,6 @@ def attend(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=shared_heads
     )
-
-
-def as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
-    """In the type of autocast where it is on, as the fused kernel would cast them: the choice of a kernel depends on
-    it, and queries and keys that are turned by position come in single precision."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return tensors
-    return [x.to(torch.get_autocast_dtype(kind)) for x in tensors]
 
 
 def _products_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tessera.layers.attention import NAME, as_autocast, attend
+from tessera.layers.attention import NAME, attend
+from tessera.layers.autocast import as_autocast
 from tessera.layers.masks import block_causal
 
 

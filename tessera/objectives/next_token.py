@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tessera.layers.autocast import as_autocast
 from tessera.objectives.tally import Tally
 
 BLOCK = 2**26  # scores that are held at once, over all words
@@ -40,9 +41,7 @@ def next_token_of(hidden: Tensor, head: Tensor, words: Tensor) -> Tally:
         head: [V, d].
         words: integer [K].
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        kind = torch.get_autocast_dtype(hidden.device.type)
-        hidden, head = hidden.to(kind), head.to(kind)
+    hidden, head = as_autocast(hidden, head)
     return Tally(_LinearCrossEntropy.apply(hidden, head, words.long()), len(words))
 
 

@@ -85,7 +85,7 @@ def memory(size: Size, device: torch.device) -> Measure:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 found = pool.submit(peak, size.name, device.type).result()
         else:
-            return {"value": None}
+            return None
         return {"value": found["peak"] / found["held"], **found}
 
     return Measure(

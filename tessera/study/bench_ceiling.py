@@ -81,8 +81,9 @@ def rate(shape: Shape, dtype: torch.dtype, device: torch.device) -> Measure:
 
 def rates(shapes: Iterable[Shape], device: torch.device) -> Iterator[Measure]:
     """Of every shape once, in single precision and in bfloat16."""
+    distinct = dict.fromkeys(shapes)
     for dtype in (torch.float32, torch.bfloat16):
-        for shape in dict.fromkeys(shapes):
+        for shape in distinct:
             yield rate(shape, dtype, device)
 
 

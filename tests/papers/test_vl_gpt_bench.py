@@ -22,9 +22,9 @@ TEXT = {
 
 
 def tiny(**fields: Any) -> Bench:
-    schedule = Schedule(steps=100, batch=2, lr=3e-4)
+    schedule = Schedule(steps=100, batch=1, lr=3e-4)
     recipe = replace(MINI, tokenizer={"num_embeddings": 4}, row_length=128, pretrain=schedule, instruct=schedule)
-    return Bench(Size(name="tiny", recipe=recipe, rows=2, text=TEXT), CPU, **{"precision": "fp32", **fields})
+    return Bench(Size(name="tiny", recipe=recipe, rows=1, text=TEXT), CPU, **{"precision": "fp32", **fields})
 
 
 @pytest.mark.parametrize(("stage", "checkpointing"), [("pretrain", False), ("instruct", True)])
