@@ -108,12 +108,12 @@ class _Gather(torch.autograd.Function):
     """Positions [T, ...] -> [R, ...]. Fillers get no gradient: nothing real reads them, for they come after."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, places: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(back)
         return x.index_select(0, places)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
         return gradient.index_select(0, back), None, None
 
@@ -122,11 +122,11 @@ class _Return(torch.autograd.Function):
     """[R, ...] -> positions [T, ...], fillers left out."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor, fillers: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, places: Tensor, fillers: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(places, fillers)
         return x.index_select(0, back)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         places, fillers = ctx.saved_tensors
         return gradient.index_select(0, places).index_fill_(0, fillers, 0), None, None, None

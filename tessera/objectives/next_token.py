@@ -49,7 +49,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of the cross-entropies of hidden [K, d] @ head [V, d].T; its gradients are ready when it returns."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, words: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, words: Tensor) -> Tensor:
         ctx.kinds = (hidden.dtype, head.dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
         asked = ctx.needs_input_grad
@@ -71,7 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         found = [
             None if one is None else (one * gradient).to(kind)
             for one, kind in zip(ctx.saved_tensors, ctx.kinds, strict=True)
