@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ ROUNDS = 5
 ATTENTION = 2.0  # the power of the length with which attention's own cost grows
 
 
-def written(lengths: Sequence[int], size: Size, ids: Mapping[str, int], device: torch.device) -> Batch:
+def written(lengths: Sequence[int], size: Size, device: torch.device, ids: Mapping[str, int]) -> Batch:
     """Rows of one sequence each, a picture and words after it, all learned but the first position."""
     longest, picture = max(lengths), size.positions + 2
     drawn = torch.randint(10, 2000, (len(lengths), longest), generator=torch.Generator().manual_seed(0))
@@ -91,7 +92,7 @@ def by_length(device: torch.device) -> Mapping[str, Any]:
     for length in LENGTHS:
         size = replace(SIZES["mini"], name=f"{length} positions", rows=1)
         size = replace(size, recipe=replace(whole(1), row_length=length, tokenizer={"num_embeddings": 16}))
-        bench = Bench(size, device, made=lambda ids, size=size, length=length: written([length], size, ids, device))
+        bench = Bench(size, device, made=partial(written, [length], size, device))
         points.append((float(length), *step_times(bench)))
     return fitted(points, "positions of a sequence")
 
@@ -103,7 +104,7 @@ def by_model(device: torch.device) -> Mapping[str, Any]:
         recipe = replace(whole(ROWS), row_length=SEQUENCE, tokenizer={"num_embeddings": 16})
         text = {**llama(width, inner, layers), "vocab_size": 2048}
         size = Size(name=f"width {width}", recipe=recipe, rows=ROWS, text=text)
-        bench = Bench(size, device, made=lambda ids, size=size: written([SEQUENCE] * ROWS, size, ids, device))
+        bench = Bench(size, device, made=partial(written, [SEQUENCE] * ROWS, size, device))
         points.append((bench.macs, *step_times(bench)))
     return fitted(points, "multiply-adds of a step")
 

@@ -37,7 +37,7 @@ from tessera.zoo.parts import locate
 STEPS = 1000  # of the stage that a step stands in; nothing follows from it
 RATE = 0.5  # of the highest learning rate
 # An image tokenizer that is never run: both sides get its embeddings ready.
-UNUSED = {
+UNUSED: dict[str, Any] = {
     "vision_config": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
     "width": 8, "depth": 1, "heads": 1, "mlp_width": 8,
 }  # fmt: skip
@@ -137,7 +137,7 @@ class Bench:
         fields = {**recipe.model, "standardise": "none", "image_token_rows": "shared", **self._ids}
         config = VLGPTConfig(text_config=text, tokenizer_config=CausalTokenizerConfig(**tokenizer), **fields)
         model = VLGPTForConditionalGeneration(config)
-        return nn.Module.to(model, self.device)  # type: ignore[return-value]
+        return nn.Module.to(model, self.device)
 
     def ours(self, model: VLGPTForConditionalGeneration) -> Callable[[], float]:
         """One step as the engine takes it, over the packed rows; gives its loss."""

@@ -29,9 +29,6 @@ def test_a_large_block_stays_within_and_goes_back_after_it() -> None:
         block = torch.ones(SIZE // 4)
         del block
         assert resident() - before > SIZE // 2
-        again = torch.ones(SIZE // 4)
-        assert resident() - before < SIZE * 3 // 2
-        del again
     assert resident() - before < SIZE // 2
     block = torch.ones(SIZE // 4)
     del block
