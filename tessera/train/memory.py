@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Names of malloc.h. A block from the second on comes from the system alone and goes back when it is freed; more than the
-# first at the end of the heap goes back as well.
+# Names of malloc.h. A block from the second on comes from the system alone and goes back when it is freed; more than
+# the first at the end of the heap goes back as well.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
 _AFTER = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # to which glibc itself raises them at most
