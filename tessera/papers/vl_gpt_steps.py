@@ -116,6 +116,7 @@ class Bench:
         recipe, words = self.size.recipe, read_tokenizer(locate("mini/lm"))
         streams = Streams([(open_world("scenes"), 1.0)], words, self.size.positions, seed=self.seed)
         self.precision = select.choose_precision(self.precision, self.device)
+        self._half = self.precision == "bf16" and select.has_fast_bf16(self.device)
         self._ids = {name: words.get_vocab()[token] for name, token in zip(_IDS, (OPEN, CLOSE, PLACE), strict=True)}
         if self.made is None:
             batches = streams.pretraining if self.stage == "pretrain" else streams.instructions
@@ -148,7 +149,7 @@ class Bench:
         select.checkpoint_activations(model, self.checkpointing)
         accelerator = parallel.open_accelerator(self.device.type)
         module = StepModule(model, stage.objective, self.precision == "bf16")
-        optimisers = stage.optimiser.build(model, select.has_fast_bf16(self.device))
+        optimisers = stage.optimiser.build(model, self._half)
 
         def step() -> float:
             outcome = gradients(accelerator, module, stage, [self.batch], 0)
@@ -164,7 +165,7 @@ class Bench:
         rows = padded(self.batch)
         recipe = getattr(self.size.recipe, self.stage).optimiser()
         select.set_trainable(model, _trained(model))
-        optimisers = recipe.build(model, select.has_fast_bf16(self.device))
+        optimisers = recipe.build(model, self._half)
         weight = model.config.visual_loss_weight
 
         def step() -> float:
