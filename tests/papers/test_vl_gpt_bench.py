@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tessera.papers import vl_gpt_bench
 from tessera.papers.vl_gpt import MINI, Schedule
 from tessera.papers.vl_gpt_bench import race
 from tessera.papers.vl_gpt_steps import Bench, Size, padded, sequences
 from tessera.study import bench as benches
-from tessera.study.bench import measured
+from tessera.study import bench_ceiling
+from tessera.study.bench import measured, read
 
 CPU = torch.device("cpu")
 TEXT = {
@@ -63,3 +66,33 @@ def test_a_race_gives_its_speed_the_share_of_the_ceiling_and_the_gain_that_is_co
     assert row["counted"] == bench.plain_macs / bench.macs > 1
     assert speed["value"] == pytest.approx(1e3 * bench.tokens / row["ours_ms"])
     assert (share["value"], share["floor"], share["verdict"]) == (row["of_ceiling"], None, "")
+
+
+@pytest.mark.skipif(not vl_gpt_bench.STATUS.is_file(), reason="the peak of a process is read from Linux")
+def test_the_memory_that_must_be_held_is_that_of_weights_gradients_moments_and_the_inputs_of_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = tiny()
+    monkeypatch.setattr(vl_gpt_bench, "SIZES", {"mini": bench.size})
+    found = vl_gpt_bench.peak("tiny", "cpu")
+    model = bench.model()
+    parts = (model.language_model, model.regression_head, model.visual_mask, model.visual_projector)
+    assert found["parameters"] == sum(one.numel() for part in parts for one in part.parameters())
+    assert found["held"] == 16 * found["parameters"] + 4 * 2 * 128 * 32
+    assert found["peak"] >= 0
+
+
+def test_where_no_peak_can_be_read_none_is_claimed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vl_gpt_bench, "STATUS", tmp_path / "none")
+    row = read(vl_gpt_bench.memory(tiny().size, CPU), CPU)
+    assert (row["value"], row["floor"], row["verdict"]) == (None, 1.3, "not measured here")
+
+
+def test_the_ceiling_is_measured_at_the_shapes_of_the_trained_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = tiny()
+    monkeypatch.setattr(vl_gpt_bench, "SIZES", {"mini": bench.size})
+    monkeypatch.setattr(bench_ceiling, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(bench_ceiling, "TRAFFIC", {"here": 4096})
+    names = [read(one, CPU)["measure"] for one in vl_gpt_bench.ceiling(CPU)]
+    assert f"products of {bench.tokens} x 32 x 64" in names
+    assert names[-2:] == ["copy here", "one small operation"]
