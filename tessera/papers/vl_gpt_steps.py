@@ -36,6 +36,7 @@ from tessera.zoo.parts import locate
 
 STEPS = 1000  # of the stage that a step stands in; nothing follows from it
 RATE = 0.5  # of the highest learning rate
+_IDS = ("image_start_id", "image_end_id", "image_placeholder_id")
 # An image tokenizer that is never run: both sides get its embeddings ready.
 UNUSED: dict[str, Any] = {
     "vision_config": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
@@ -97,9 +98,9 @@ class Bench:
 
     Args:
         stage: "pretrain" or "instruct".
+        checkpointing: recompute our activations in the backward pass.
         precision: as the engine takes it.
         made: gives the batch from the ids of the picture's three words; by default it is the first of the stage.
-        checkpointing: recompute our activations in the backward pass.
     """
 
     size: Size
@@ -205,9 +206,6 @@ class Bench:
         shapes = linear_shapes(text, rows * longest, rows * longest).values()
         attention = 2.0 * text.num_hidden_layers * text.hidden_size * rows * longest**2
         return 3 * (sum(float(m * k * n) * number for (m, k, n), number in shapes) + attention)
-
-
-_IDS = ("image_start_id", "image_end_id", "image_placeholder_id")
 
 
 def _trained(model: VLGPTForConditionalGeneration) -> list[str]:
