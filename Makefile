@@ -54,6 +54,7 @@ prove: install lights
 docs: install
 	$(BIN)/python -m tools.pages
 	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.performance
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache

@@ -13,7 +13,7 @@ from tessera.app.charts import Axis, label, ticks
 
 WIDTH, NAMES, MARGIN = 720, 220, 24
 ROW, HEAD, FOOT = 24, 34, 30  # heights: of an arm, of a panel's title, of its axis
-_STYLE = """
+STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328; } .soft { fill: #656d76; font-size: 11px; }
 .title { font-weight: 600; } .grid { stroke: #d8dee4; }
 .range { stroke: #0969da; stroke-width: 3; stroke-linecap: round; }
@@ -39,7 +39,7 @@ def study_plot(result: Mapping[str, Any]) -> str:
         return ""
     title = escape(f"{result['slug']}: {result['title']}")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">'
-    return "\n".join([head, f"<style>{_STYLE}</style>", *body, "</svg>", ""])
+    return "\n".join([head, f"<style>{STYLE}</style>", *body, "</svg>", ""])
 
 
 def _panel(metric: str, arms: Mapping[str, Mapping[str, Any]], levels: Sequence[float], top: int) -> list[str]:

@@ -17,7 +17,7 @@ class Bench:
     Leave the machine alone while it runs; other work slows one side of a round and not the other.
     """
 
-    name: str | None = argument("backbones or reduce (default: all)", None)
+    name: str | None = argument("which bench (default: all)", None)
     out: Path = option("folder of the result files", Path("results"))
     json: bool = option("print the results as JSON", False)
 
@@ -34,16 +34,24 @@ class Bench:
         if self.json:
             print_json(found)
             return
-        print_table(
-            [_row(row) for result in found for row in result["rows"]],
-            ("race", "device", "type", "speed", "counted", "rounds", "ours, ms", "theirs, ms", "of ceiling", "verdict"),
-        )
+        rows = [row for result in found for row in result["rows"]]
+        if races := [_race(row) for row in rows if "race" in row]:
+            heads = ("race", "device", "type", "speed", "counted", "rounds", "ours, ms", "theirs, ms", "of ceiling")
+            print_table(races, (*heads, "verdict"))
+        if measures := [_measure(row) for row in rows if "measure" in row]:
+            print_table(measures, ("measure", "device", "type", "value", "verdict"))
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
+def _race(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["race"], row["device"], row["dtype"], f"{row['speed']:.2f} x", f"{row['counted']:.2f} x",
         f"{row['slowest']:.2f} to {row['fastest']:.2f}", number(row["ours_ms"]), number(row["theirs_ms"]),
         f"{row['of_ceiling']:.0%}",
         f"{row['verdict']} ({row['least']:g}, aim {row['aim']:g})",
     )  # fmt: skip
+
+
+def _measure(row: dict[str, Any]) -> tuple[str, ...]:
+    value = "" if row["value"] is None else f"{number(row['value'])} {row['unit']}"
+    bounds = ", ".join(f"{name} {row[name]:g}" for name in ("floor", "aim") if row[name] is not None)
+    return (row["measure"], row["device"], row["dtype"], value, row["verdict"] + (f" ({bounds})" if bounds else ""))

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from tessera.errors import UserError
+from tessera.layers.autocast import as_autocast
 from tessera.layers.masks import additive
 
 NAME = "tessera"
@@ -79,6 +80,8 @@ def attend(
     """
     if causal and mask is not None:
         raise ValueError("give `mask` or `causal`, not both: fold the causal pattern into the mask")
+    # As the fused kernel would cast them: queries and keys that were turned by position come in single precision.
+    q, k, v = as_autocast(q, k, v)
     if _products_are_faster(q, k, v):
         return _by_products(q, k, v, mask, causal, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
     if mask is not None and mask.dtype not in (torch.bool, q.dtype):
@@ -139,9 +142,13 @@ def _attention_for_transformers(
     is_causal: bool | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    within: Callable[..., Tensor] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """`attend` in the signature of transformers: returns [B, L, H, D] and no weights.
+
+    Args:
+        within: attends inside the sequences of packed rows, `Packing.attend`; the mask then says nothing.
 
     Raises:
         UserError: dropout, or scores that are bounded (Gemma 2) or share out to a sink (gpt-oss).
@@ -158,6 +165,8 @@ def _attention_for_transformers(
         )
     if (listener := _LISTENER.get()) is not None:
         listener(query, key)
+    if within is not None:
+        return within(query, key, value, scale=scaling), None
     length = query.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and length > 1

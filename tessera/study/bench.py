@@ -1,7 +1,7 @@
 """Races: ours against a peer at the same work, in one process, taking turns, the median of several rounds.
 
-A bench is a function that gives `Race`s for a device; a new one is a line in BENCHES. Speeds are also held against this
-machine's own ceiling, the rate of a large matrix product that runs in the same rounds.
+A bench is a function that gives `Race`s, and `Measure`s of what is no race, for a device; a new one is a line in
+BENCHES. Speeds are also held against this machine's own ceiling, the rate of products that run in the same rounds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -19,14 +19,21 @@ import torch
 from tessera.errors import UserError, nearest
 from tessera.study.machine import commit, describe_machine, versions
 
-# Name -> (module:function of a device, what is raced).
+# Name -> (module:function of a device, what is raced or measured).
 BENCHES: dict[str, tuple[str, str]] = {
     "backbones": ("tessera.study.bench_backbones:races", "image encoders against transformers"),
     "reduce": ("tessera.study.bench_reduce:races", "models with fewer tokens against themselves with all"),
+    "ceiling": ("tessera.papers.vl_gpt_bench:ceiling", "what this machine can do at most"),
+    "train": ("tessera.papers.vl_gpt_bench:races", "training steps of VL-GPT against the plain way"),
+    "growth": ("tessera.papers.vl_gpt_growth:growth", "how the time of a training step grows"),
 }
 ROUNDS = 7
 WARM = 2  # runs of each before the first round: kernels are chosen and memory is taken in them
 PRODUCT = {"cpu": 1536, "cuda": 8192}  # side of the matrices whose product is the ceiling
+
+
+def _nothing(row: Mapping[str, Any]) -> Iterable[Measure]:
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,8 @@ class Race:
         dtype: in which they are multiplied.
         least, aim: the peer's time over ours that is demanded, and that is hoped for.
         counted: the peer's multiply-adds over ours, where they differ.
+        ceiling: the machine's best at this work and its multiply-adds; by default one large product.
+        follows: what is measured of the race's row, in rows of their own.
     """
 
     name: str
@@ -50,9 +59,30 @@ class Race:
     least: float
     aim: float
     counted: float = 1.0
+    ceiling: tuple[Callable[[], object], float] | None = None
+    follows: Callable[[Mapping[str, Any]], Iterable[Measure]] = _nothing
 
 
-Opener = Callable[[torch.device], Iterator[Race]]
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number that is no race.
+
+    Args:
+        take: measures it: the value, None where this machine cannot tell, or JSON values with `value` among them.
+        floor, aim: what is demanded and what is hoped for; less is better where the aim is below the floor.
+        how: the arithmetic, in a sentence.
+    """
+
+    name: str
+    take: Callable[[], float | None | Mapping[str, Any]]
+    unit: str
+    dtype: str = ""
+    floor: float | None = None
+    aim: float | None = None
+    how: str = ""
+
+
+Opener = Callable[[torch.device], Iterator[Race | Measure]]
 
 
 def devices() -> list[torch.device]:
@@ -78,10 +108,10 @@ def bench(name: str, *, rounds: int = ROUNDS, tell: Callable[[str], None] | None
     opener: Opener = getattr(import_module(module), function)
     rows = []
     for device in devices():
-        for race in opener(device):
+        for entry in opener(device):
             if tell is not None:
-                tell(f"{race.name} on {device.type}")
-            rows.append(run(race, device, rounds))
+                tell(f"{entry.name} on {device.type}")
+            rows += measured(entry, device, rounds)
     return {
         "bench": name,
         "rows": rows,
@@ -94,15 +124,33 @@ def bench(name: str, *, rounds: int = ROUNDS, tell: Callable[[str], None] | None
     }
 
 
+def measured(entry: Race | Measure, device: torch.device, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """The rows of an entry: a race's own and those of what follows from it, or a measure's."""
+    if isinstance(entry, Measure):
+        return [read(entry, device)]
+    row = run(entry, device, rounds)
+    return [row, *(read(one, device) for one in entry.follows(row))]
+
+
+def read(measure: Measure, device: torch.device) -> dict[str, Any]:
+    """The row of a measure: its name under `measure`, its `value`, what was asked of it, and the `verdict`."""
+    taken = measure.take()
+    found = dict(taken) if isinstance(taken, Mapping) else {"value": taken}
+    return {
+        "measure": measure.name, "device": device.type, "dtype": measure.dtype, "unit": measure.unit, **found,
+        "floor": measure.floor, "aim": measure.aim, "how": measure.how, "verdict": judge(found["value"], measure),
+    }  # fmt: skip
+
+
 def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any]:
     """One race: seconds of each, and how many times as fast ours is.
 
     Returns:
         `speed` as the median over the rounds, `counted` gain beside it, `slowest` and `fastest` round of `speed`,
-        `ours_ms` and `theirs_ms` as medians, `of_ceiling`, the share of the large product's rate that ours reaches,
-        and `verdict`.
+        `ours_ms` and `theirs_ms` as medians, `of_ceiling`, the share of the rate of its `ceiling` that
+        ours reaches, and `verdict`.
     """
-    product = _large_product(device, race.dtype)
+    product, product_macs = race.ceiling or _large_product(device, race.dtype)
     ways: Mapping[str, Callable[[], object]] = {"ours": race.ours, "theirs": race.theirs, "ceiling": product}
     for way in ways.values():
         for _ in range(WARM):
@@ -113,7 +161,7 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
             seconds[name].append(_time(ways[name], device))
     speeds = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
     median = {name: statistics.median(row) for name, row in seconds.items()}
-    rate = PRODUCT[device.type] ** 3 / median["ceiling"]
+    rate = product_macs / median["ceiling"]
     speed = statistics.median(speeds)
     return {
         "race": race.name, "device": device.type, "dtype": str(race.dtype).removeprefix("torch."), "peer": race.peer,
@@ -131,10 +179,23 @@ def verdict(speed: float, race: Race) -> str:
     return "fast enough" if speed >= race.least else "too slow"
 
 
-def _large_product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+def judge(value: float | None, measure: Measure) -> str:
+    """What is said of a measure's value; nothing where nothing is asked."""
+    if value is None:
+        return "not measured here"
+    if measure.floor is None:
+        return ""
+    less = measure.aim is not None and measure.aim < measure.floor
+    reached = [
+        bound is not None and (value <= bound if less else value >= bound) for bound in (measure.floor, measure.aim)
+    ]
+    return "reaches the aim" if reached[1] else "reaches the floor" if reached[0] else "short of the floor"
+
+
+def _large_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     side = PRODUCT[device.type]
     matrix = torch.randn(side, side, device=device).to(dtype)
-    return lambda: matrix @ matrix
+    return lambda: matrix @ matrix, float(side**3)
 
 
 def _time(way: Callable[[], object], device: torch.device) -> float:

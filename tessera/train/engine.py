@@ -19,15 +19,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tessera.errors import CheckpointError, TesseraError, TrainingStopped, UserError
-from tessera.train import checkpoint, faults, parallel, select, state
+from tessera.train import checkpoint, faults, memory, parallel, select, state
 from tessera.train.log import MetricsLog, Reporter
 from tessera.train.optim import Average
-from tessera.train.shards import full
 from tessera.train.stage import Callback, Event, Loader, Objective, Stage, Terms, fingerprint
-from tessera.train.step import Outcome, StepModule, gradients
+from tessera.train.step import Outcome, StepModule, gradients, norm_of_gradient, update
 
 __all__ = ["Callback", "Event", "Loader", "Objective", "Stage", "Terms", "Trainer"]
 
@@ -118,11 +116,12 @@ class Trainer:
         latest, offset = self._open(), 0
         log = MetricsLog(self.out, self.store.last_step(latest), self.tensorboard) if self.main else None
         try:
-            state.seed_generators(self.seed, 0, 0)
-            for position, stage in enumerate(stages):
-                self._run_stage(stage, position, offset, latest, log, total_steps)
-                offset += stage.steps
-                state.seed_generators(self.seed, position + 1, 0)
+            with memory.kept():
+                state.seed_generators(self.seed, 0, 0)
+                for position, stage in enumerate(stages):
+                    self._run_stage(stage, position, offset, latest, log, total_steps)
+                    offset += stage.steps
+                    state.seed_generators(self.seed, position + 1, 0)
         finally:
             self.reporter.stop()
             if log is not None:
@@ -270,18 +269,16 @@ class Trainer:
         stage = running.stage
         try:
             outcome = gradients(self.accelerator, running.module, stage, batches, received)
-            learned = [p for p in running.model.parameters() if p.grad is not None]
-            whole = get_total_norm([p.grad for p in learned if p.grad is not None])
-            norm = float(full(whole))
+            whole = norm_of_gradient(running.model)
+            norm = float(whole)
             self._check_step(running, batches, outcome, norm)
-            if stage.optimiser.clip is not None:
-                clip_grads_with_norm_(learned, stage.optimiser.clip, full(whole))
-            rate = stage.optimiser.rate(running.done, stage.steps)
-            for optimiser in running.optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = group["initial_lr"] * rate
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+            update(
+                running.model,
+                running.optimisers,
+                stage.optimiser,
+                stage.optimiser.rate(running.done, stage.steps),
+                whole,
+            )
         except (RuntimeError, MemoryError) as error:
             known = faults.out_of_memory(error, batches[0], stage.accumulate) or parallel.lost_process(error)
             if known is None:

@@ -1,11 +1,11 @@
-"""The gradients of one step: every loss divided by its count over all accumulated batches of all
-processes."""
+"""One step: its gradients, every loss divided by its count over all accumulated batches of all processes, and the
+update."""
 
 from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tessera.errors import UserError
+from tessera.train.optim import Optimiser
 from tessera.train.parallel import synchronised, total
+from tessera.train.shards import full
 from tessera.train.stage import Objective, Stage, Terms
 
 LISTENED = (signal.SIGTERM, signal.SIGINT)
@@ -131,6 +134,24 @@ def gradients(accelerator: Accelerator, module: nn.Module, stage: Stage, batches
             sums.append(_numbers([terms[name][0] for name in names], device))
     assert totals is not None
     return _outcome(accelerator, names, torch.stack(sums), totals, weights, received)
+
+
+def norm_of_gradient(model: nn.Module) -> Tensor:
+    """Of all parameters that have a gradient, in whole where they are sharded."""
+    return full(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def update(
+    model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], chosen: Optimiser, rate: float, norm: Tensor
+) -> None:
+    """Clip the gradients, whose norm is known, take a step at `rate` of the highest learning rates, and clear them."""
+    if chosen.clip is not None:
+        clip_grads_with_norm_([p for p in model.parameters() if p.grad is not None], chosen.clip, norm)
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
 
 
 def _weights(terms: Terms, names: tuple[str, ...], stage: Stage) -> list[float]:

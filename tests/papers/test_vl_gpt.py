@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
         Image.fromarray(picture(index)).save(folder / "mine" / f"{index}.png")
         (folder / "mine" / f"{index}.txt").write_text(f"my picture number {index}")
     out = folder / "run"
-    with files_on_the_way_to("tessera.models.vlgpt.modeling:next_token") as files:
+    with files_on_the_way_to("tessera.models.vlgpt.modeling:next_token_of") as files:
         assert main(["train", "vl-gpt", "--data", str(folder / "mine"), "--out", str(out), "--steps", "3"]) == 0
     return out, files
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import CvtConfig
+from transformers import CvtConfig, LlamaConfig, LlamaForCausalLM
 
 from tessera.cli import main
-from tessera.study import bench
-from tessera.study.bench import Race, run, verdict
+from tessera.study import bench, bench_ceiling
+from tessera.study.bench import Measure, Race, measured, read, run, verdict
 from tessera.study.bench_backbones import cvt_pair
 
 CPU = torch.device("cpu")
@@ -82,3 +83,45 @@ def test_both_encoders_of_a_race_give_the_same_vectors_and_learn() -> None:
     step.theirs()
     for now, old in zip((pair.ours.stages[0].conv.weight, next(pair.theirs.parameters())), before, strict=True):
         assert not torch.equal(now, old)
+
+
+def test_what_is_no_race_stands_beside_its_bounds_and_may_follow_from_a_race(small_product: None) -> None:
+    def measure(value: float | None, floor: float | None = None, aim: float | None = None) -> Measure:
+        return Measure(name="m", take=lambda: value, unit="s", floor=floor, aim=aim)
+
+    asked = [(0.5, 0.4, 0.6), (0.3, 0.4, 0.6), (0.7, 0.4, 0.6), (1.2, 1.3, 1.1), (1.4, 1.3, 1.1), (1.0, 1.3, 1.1)]
+    assert [read(measure(*one), CPU)["verdict"] for one in asked] == [
+        "reaches the floor", "short of the floor", "reaches the aim",
+        "reaches the floor", "short of the floor", "reaches the aim",
+    ]  # fmt: skip
+    assert (read(measure(3.0), CPU)["verdict"], read(measure(None, 1.0), CPU)["verdict"]) == ("", "not measured here")
+    found = replace(race(), follows=lambda row: [measure(2 * row["ours_ms"])])
+    row, followed = measured(found, CPU, rounds=1)
+    assert (row["race"], followed["measure"], followed["value"]) == ("a", "m", 2 * row["ours_ms"])
+    assert read(replace(measure(1.0), take=lambda: {"value": 2.0, "points": []}), CPU)["points"] == []
+
+
+def test_a_race_may_bring_work_of_its_own_as_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = replace(race(), ceiling=(lambda: None, 4e6))
+    seconds = {one.ours: 2.0, one.theirs: 2.0}
+    monkeypatch.setattr(bench, "_time", lambda way, device: seconds.get(way, 4.0))
+    assert run(one, CPU, rounds=1)["of_ceiling"] == pytest.approx(0.5)  # 10^6 in 2 s of 10^6 a second
+
+
+def test_the_ceiling_is_measured_at_the_shapes_of_a_model_and_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_ceiling, "LEAST_SECONDS", 0.0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=99,
+    )  # fmt: skip
+    shapes = bench_ceiling.linear_shapes(config, 10, 4)
+    weights = sum(k * n * number for (_, k, n), number in shapes.values())
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    assert weights == sum(one.weight.numel() for one in model.modules() if isinstance(one, torch.nn.Linear))
+    rows = [read(one, CPU) for one in bench_ceiling.rates((shape for shape, _ in shapes.values()), CPU)]
+    assert len(rows) == 2 * len({shape for shape, _ in shapes.values()})
+    assert all(row["value"] == max(row["kinds"].values()) > 0 for row in rows)
+    way, macs = bench_ceiling.best_of_step(shapes.values(), torch.float32, CPU)
+    way()
+    assert macs == 3 * (10 * (weights - 32 * 99) + 4 * 32 * 99)

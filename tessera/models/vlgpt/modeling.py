@@ -14,8 +14,9 @@ from transformers import AutoModel, LlamaForCausalLM
 from transformers import initialization as init
 
 from tessera.errors import TrainingStopped, UserError
-from tessera.layers.masks import block_causal, positions_within
+from tessera.layers.masks import positions_within
 from tessera.layers.mlp import Mlp
+from tessera.layers.packed import packed_rows
 from tessera.layers.placeholders import fill
 from tessera.layers.standardise import Reweigh, Standardise
 from tessera.models.around import AroundLanguageModel
@@ -24,9 +25,10 @@ from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
 from tessera.models.vlgpt.projector import VisualProjector
 from tessera.models.vlgpt.token_rows import ImageTokenRows
-from tessera.objectives.next_token import next_token
+from tessera.objectives.next_token import next_token, next_token_of
 from tessera.objectives.regression import regression
 from tessera.objectives.routing import route
+from tessera.objectives.tally import Tally
 from tessera.tokenizers.causal import Conditions
 
 
@@ -226,12 +228,14 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
             image_embeds = self.encode_images(pixel_values)
         if segment_ids is not None and position_ids is None:
             position_ids = positions_within(segment_ids)
-        inputs = self._inputs(input_ids, image_embeds, visual_target)
+        inputs = self.inputs(input_ids, image_embeds, visual_target)
         hidden = self.language_model.model(
             inputs_embeds=inputs,
-            attention_mask=None if segment_ids is None else block_causal(segment_ids),
             position_ids=position_ids,
             use_cache=False,
+            **(
+                {} if segment_ids is None else packed_rows(segment_ids, self.language_model.config._attn_implementation)
+            ),
         ).last_hidden_state
         if labels is None:
             return VLGPTOutput(logits=self.logits(hidden), hidden=hidden)
@@ -240,7 +244,7 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
             output.visual_rms = image_embeds.detach().float().square().mean().sqrt()
         routes = route(labels, visual_target, segment_ids)
         # Both heads run even on no position at all, so that every process touches every trained module.
-        output.text = next_token(self.logits(hidden[:, :-1][routes.text]), labels[:, 1:][routes.text])
+        output.text = self._words(hidden[:, :-1][routes.text], labels[:, 1:][routes.text])
         predicted = self.regression_head(hidden[:, :-1][routes.visual])
         output.visual = regression(predicted, self.visual_targets(input_ids, image_embeds, routes.visual))
         if num_text is None and num_visual is None and not output.text.number + output.visual.number:
@@ -251,7 +255,14 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         output.loss = output.text_loss + self.config.visual_loss_weight * output.visual_loss
         return output
 
-    def _inputs(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor:
+    def _words(self, hidden: Tensor, words: Tensor) -> Tally:
+        """Cross-entropy of words [K] after hidden states [K, d]."""
+        head = self.get_output_embeddings()
+        if self.image_token_rows is None and type(head) is nn.Linear and head.bias is None:
+            return next_token_of(hidden, head.weight, words)
+        return next_token(self.logits(hidden), words)
+
+    def inputs(self, input_ids: Tensor, image_embeds: Tensor | None, visual_target: Tensor | None) -> Tensor:
         """What the language model reads [B, L, d], some pictures hidden in training."""
         read = None if image_embeds is None else self.read_embeds(image_embeds)
         inputs = self._fill(input_ids, self._hide_some(input_ids, read, visual_target))
