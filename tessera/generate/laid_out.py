@@ -1,4 +1,4 @@
-"""A LLaMA's layers laid out for generation: what reads the same input is one matrix, norms are folded into what follows.
+"""A LLaMA's layers laid out for generation: what reads the same input is one matrix, norms are part of what follows.
 
 A small model's step is mostly the time between its products, so there are few of them and little in between. Queries
 and keys are rotated as complex numbers, for which the channels of each head are put into pairs; their products stay the
@@ -68,9 +68,7 @@ class LaidOut:
         half = self.width // 2
         return torch.complex(cos[:, :half], sin[:, :half])[:, None].contiguous()
 
-    def run(
-        self, embeds: Tensor, turns: Tensor, cache: Tensor, span: tuple[int, int], mask: Tensor | None
-    ) -> Tensor:
+    def run(self, embeds: Tensor, turns: Tensor, cache: Tensor, span: tuple[int, int], mask: Tensor | None) -> Tensor:
         """Hidden states after the last norm [B, L, d] of new positions.
 
         Args:
