@@ -9,7 +9,7 @@ key-value heads, D head width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,7 @@ from tessera.layers.masks import additive
 
 # The layers are copied. Above this many bytes the time between products no longer matters, and memory does.
 LARGEST = 2**30
+Stamp = tuple[tuple[int, int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class LaidOut:
         stamp: which weights they were made of; see `laid_out`.
     """
 
-    def __init__(self, model: LlamaModel, stamp: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, model: LlamaModel, stamp: Stamp) -> None:
         config = model.config
         self.stamp = stamp
         self.heads, self.groups = config.num_attention_heads, int(config.num_key_value_heads or 0)
         self.width, self.eps = int(config.head_dim or 0), config.rms_norm_eps
         with torch.no_grad():
-            self.layers = [_Layer.of(layer) for layer in model.layers]
+            self.layers = [_Layer.of(cast(LlamaDecoderLayer, layer)) for layer in model.layers]
             self.norm = model.norm.weight.detach().clone()
         self.small = torch.tensor(self.eps, device=self.norm.device)
 
@@ -83,7 +84,7 @@ class LaidOut:
         for layer, both in zip(self.layers, cache, strict=True):
             q = self._look(layer, hidden, turns, both[..., span[0] : span[1], :])
             held = both[..., : span[1], :]
-            read = self._read_one(q, held, bias) if q.shape[1] == 1 else self._read(q, *held, mask)
+            read = self._read_one(q, held, bias) if q.shape[1] == 1 else self._read(q, held, mask)
             hidden.addmm_(read.view(-1, layer.out.shape[0]), layer.out)
             gate, up = self._normed(hidden).mm(layer.gate_up).chunk(2, dim=-1)
             hidden.addmm_(layer.act(gate).mul_(up), layer.down)
@@ -110,8 +111,9 @@ class LaidOut:
         """A mask [B, 1, 1, end] as what is added to scores, [B * G, 1, end]."""
         return additive(mask, torch.float32).expand(-1, self.groups, -1, -1).flatten(0, 1)
 
-    def _read(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """What queries [B, L, H, D] read of [B, G, end, D], [B, L, H, D]."""
+    def _read(self, q: Tensor, held: Tensor, mask: Tensor | None) -> Tensor:
+        """What queries [B, L, H, D] read of keys and values [2, B, G, end, D], as [B, L, H, D]."""
+        keys, values = held
         read = attend(q.transpose(1, 2), keys, values, mask=mask, causal=mask is None, scale=1.0)
         return read.transpose(1, 2).contiguous()
 
@@ -126,26 +128,36 @@ _KNOWN: WeakKeyDictionary[LlamaModel, LaidOut] = WeakKeyDictionary()
 
 def laid_out(model: LlamaModel) -> LaidOut | None:
     """The layers of `model` laid out, from the last call where no weight has changed since; None for a model that is
-    run as it is: one in another type than float32, with adapters or biases, or one that is large."""
-    weights = list(model.parameters())
-    if not _plain(model) or sum(weight.nbytes for weight in model.layers.parameters()) > LARGEST:
+    run as it is: one in another type than float32, with adapters or biases, under autocast, or one that is large."""
+    weights = [*model.layers.parameters(), model.norm.weight]
+    if not _plain(model, weights) or sum(weight.nbytes for weight in weights) > LARGEST:
         return None
-    stamp = tuple((weight.data_ptr(), weight._version) for weight in weights)
+    stamp = _stamp(weights)
     known = _KNOWN.get(model)
     if known is None or known.stamp != stamp:
         known = _KNOWN[model] = LaidOut(model, stamp)
     return known
 
 
-def _plain(model: LlamaModel) -> bool:
-    """Whether each layer is what its configuration makes it."""
+def _stamp(weights: list[nn.Parameter]) -> Stamp:
+    """What differs where a weight has changed. A version does not count what is done to `weight.data`, and another
+    tensor may lie where one was; so their sums are looked at too, which is one more reading of them."""
+    sums = torch.stack([weight.detach().sum() for weight in weights]).tolist()
+    return tuple((weight.data_ptr(), weight._version, one) for weight, one in zip(weights, sums, strict=True))
+
+
+def _plain(model: LlamaModel, weights: list[nn.Parameter]) -> bool:
+    """Whether each layer is what its configuration makes it, in single precision and in one place."""
     linear = [one for one in model.layers.modules() if isinstance(one, nn.Linear)]
+    place = model.norm.weight.device
     return (
         type(model) is LlamaModel
+        and place.type != "meta"
+        and not torch.is_autocast_enabled(place.type)
         and len(linear) == 7 * len(model.layers)
         and all(type(one) is nn.Linear and one.bias is None for one in linear)
         and not any(one._forward_hooks or one._forward_pre_hooks for one in model.layers.modules())
-        and all(weight.dtype == torch.float32 and not weight.is_inference() for weight in model.parameters())
+        and all(one.dtype == torch.float32 and one.device == place and not one.is_inference() for one in weights)
     )
 
 

@@ -50,9 +50,7 @@ def packed(shards: str, tokenizer: PreTrainedTokenizerFast, samples: int) -> lis
     return found
 
 
-def padded(
-    shards: str, tokenizer: PreTrainedTokenizerFast, samples: int, together: int = 32
-) -> list[dict[str, Any]]:
+def padded(shards: str, tokenizer: PreTrainedTokenizerFast, samples: int, together: int = 32) -> list[dict[str, Any]]:
     """The same by webdataset, Pillow and a tokenizer: batches of sentences padded to the longest, and pictures."""
     import webdataset
 
