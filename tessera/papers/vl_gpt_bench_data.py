@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from operator import truediv
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,12 +77,9 @@ def reading(shards: str) -> Race:
     count = sum(len(row) for batch in packed(shards, tokenizer, SAMPLES) for row in batch.sample_ids)
 
     def rows(row: Mapping[str, Any]) -> Iterable[Measure]:
-        rates = {"ours": row["ours_ms"], "webdataset and Pillow": row["theirs_ms"]}
-        for name, ms in rates.items():
-            rate = 1e3 * count / ms
-            yield Measure(
-                name=f"read from tar files, {name}", take=lambda rate=rate: rate, unit="samples a second a core"
-            )
+        for name, key in (("ours", "ours_ms"), ("webdataset and Pillow", "theirs_ms")):
+            take = partial(truediv, 1e3 * count, row[key])
+            yield Measure(name=f"read from tar files, {name}", take=take, unit="samples a second a core")
 
     return Race(
         name=f"{count} captioned pictures from tar files, decoded and packed", peer="webdataset, Pillow, padded",

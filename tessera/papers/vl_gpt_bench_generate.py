@@ -66,7 +66,7 @@ class Words:
         torch.manual_seed(0)
         config.eos_token_id, config._attn_implementation = None, "sdpa"
         language: Any = LlamaForCausalLM(config).eval()
-        words, fields = config.vocab_size, {**UNUSED, "embed_width": config.hidden_size}
+        words, fields = config.vocab_size, dict[str, Any](UNUSED, embed_width=config.hidden_size)
         unused = CausalTokenizerModel(CausalTokenizerConfig(**fields))
         ids = {"image_start_id": words, "image_end_id": words + 1, "image_placeholder_id": words + 2}
         model = VLGPTForConditionalGeneration.from_parts(language, unused, **ids).eval()
@@ -91,7 +91,7 @@ class Words:
                 said: Any = language.generate(
                     prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=new, do_sample=False,
                     pad_token_id=0, **CACHES[cache],
-                )  # type: ignore[operator]  # fmt: skip
+                )  # fmt: skip
             return said[:, length:].tolist()
 
         cache = min(CACHES, key=lambda name: _seconds(partial(theirs, name)))
