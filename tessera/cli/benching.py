@@ -46,8 +46,8 @@ def _race(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["race"], row["device"], row["dtype"], f"{row['speed']:.2f} x", f"{row['counted']:.2f} x",
         f"{row['slowest']:.2f} to {row['fastest']:.2f}", number(row["ours_ms"]), number(row["theirs_ms"]),
-        f"{row['of_ceiling']:.0%}",
-        f"{row['verdict']} ({row['least']:g}, aim {row['aim']:g})",
+        f"{row['of_ceiling']:.0%}" if row["of_ceiling"] else "",
+        f"{row['verdict']} ({row['least']:g}, aim {row['aim']:g})" if row["aim"] else "",
     )  # fmt: skip
 
 

@@ -194,11 +194,12 @@ class Packer:
             kept.append([])
             for item in row:
                 try:
+                    images = item.sequence.images if self.pixels else self.opener(item.sequence.images)
                     arrays += self._decode(item)
                 except BadSample as error:
                     skip(item.draw, error)
                     continue
-                kept[-1].append(item.sequence)
+                kept[-1].append(replace(item.sequence, images=images))
         batch = collate_rows(kept, self.row_length, self.pad_id)
         if self.pixels is None:
             return batch
@@ -209,7 +210,6 @@ class Packer:
     def _decode(self, item: Packed) -> list[np.ndarray]:
         """The pictures of a sequence, or nothing, where they are left to the caller. Raises BadSample."""
         if self.pixels is None:
-            self.opener(item.sequence.images)
             return []
         rng = item.draw.rng("augment")
         return [one for image in item.sequence.images for one in self.pixels.several(image.pil(), rng)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tessera.data.sample import Image
 from tessera.errors import BadSample, DataError
 
 MAX_TEXT_BYTES = 100_000
+SMALL = 128 * 128  # pixels of a picture that may lie decoded in a batch of thousands
 
 _log = logging.getLogger("tessera.data")
 
@@ -48,13 +50,21 @@ class Opener:
     def __init__(self) -> None:
         self._good: set[str] = set()
 
-    def __call__(self, images: Iterable[Image]) -> None:
-        """Raise BadSample where one of `images` cannot be read."""
-        for image in images:
-            if image.stored and image.key not in self._good:
-                image.pil()
-                if image.key is not None:
-                    self._good.add(image.key)
+    def __call__(self, images: Iterable[Image]) -> tuple[Image, ...]:
+        """The same, small ones that were opened as what they hold, so that the step need not decode them again.
+
+        Raises:
+            BadSample: one cannot be read.
+        """
+        return tuple(self._opened(image) for image in images)
+
+    def _opened(self, image: Image) -> Image:
+        if not image.stored or image.key in self._good:
+            return image
+        picture = image.pil()
+        if image.key is not None:
+            self._good.add(image.key)
+        return replace(image, source=picture) if picture.width * picture.height <= SMALL else image
 
 
 class SkipLog:

@@ -1,7 +1,8 @@
 """A LLaMA run step by step over keys and values that were allocated once.
 
-Written out over the model's own layers, adapters included: the general path of transformers spends more time
-between the products than in them at small sizes. Legend: B rows, L new positions, T positions of the cache, d
+Where its layers can be laid out for generation they are (`tessera.generate.laid_out`); else it is written out over the
+model's own layers, adapters included: the general path of transformers spends more time between the products than in
+them at small sizes. Legend: B rows, L new positions, T positions of the cache, d
 width, G key-value heads, D head width.
 """
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm
 
+from tessera.generate.laid_out import laid_out
 from tessera.layers.attention import attend
 
 
@@ -30,13 +32,14 @@ class CachedDecoder:
     def __init__(self, model: LlamaModel, rows: int, capacity: int) -> None:
         config, weight = model.config, model.norm.weight
         groups, width = int(config.num_key_value_heads or 0), int(config.head_dim or 0)  # filled in by LlamaConfig
-        shape = (len(model.layers), rows, groups, capacity, width)
+        shape = (len(model.layers), 2, rows, groups, capacity, width)
         self.model, self.length, self.capacity = model, 0, capacity
-        self.keys = torch.empty(shape, dtype=weight.dtype, device=weight.device)
-        self.values = torch.empty_like(self.keys)
+        self.cache = torch.empty(shape, dtype=weight.dtype, device=weight.device)  # keys and values
         self.readable: Tensor | None = None  # bool [B, T], where a row has padding
         places = torch.arange(capacity, device=weight.device)
         cos, sin = model.rotary_emb(weight, places[None])
+        self.laid = laid_out(model)
+        self.turns = None if self.laid is None else self.laid.turns(cos[0], sin[0])
         half = width // 2
         # rotate_half(x) * sin = roll(x, D / 2) * sin with the first half negated: one copy fewer a step
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
@@ -61,6 +64,8 @@ class CachedDecoder:
             self.readable = self._all_readable() if self.readable is None else self.readable
             self.readable[:, start:end] = readable
         mask, causal = self._mask(start, end, embeds.device)
+        if self.laid is not None and self.turns is not None:
+            return self.laid.run(embeds, self.turns[positions], self.cache, (start, end), mask)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         hidden = embeds
         for index, layer in enumerate(self.model.layers):
@@ -73,19 +78,18 @@ class CachedDecoder:
         part.keep(rows)
         part.length = start = end - embeds.shape[1]
         hidden = part.run(embeds, positions)
-        self.keys[:, rows, :, start:end] = part.keys[:, :, :, start:end]
-        self.values[:, rows, :, start:end] = part.values[:, :, :, start:end]
+        self.cache[:, :, rows, :, start:end] = part.cache[:, :, :, :, start:end]
         return hidden
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these."""
-        index = torch.tensor(rows, device=self.keys.device)
-        self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
+        index = torch.tensor(rows, device=self.cache.device)
+        self.cache = self.cache.index_select(2, index)
         if self.readable is not None:
             self.readable = self.readable[index]
 
     def _all_readable(self) -> Tensor:
-        return torch.ones(self.keys.shape[1], self.capacity, dtype=torch.bool, device=self.keys.device)
+        return torch.ones(self.cache.shape[2], self.capacity, dtype=torch.bool, device=self.cache.device)
 
     def _mask(self, start: int, end: int, device: torch.device) -> tuple[Tensor | None, bool]:
         if self.readable is None and (end - start == 1 or start == 0):
@@ -111,7 +115,7 @@ class CachedDecoder:
             project(x).unflatten(-1, (-1, block.head_dim)).transpose(1, 2)
             for project in (block.q_proj, block.k_proj, block.v_proj)
         )
-        keys, values = self.keys[index, :, :, :end], self.values[index, :, :, :end]
+        keys, values = self.cache[index, :, :, :, :end]
         keys[:, :, start:] = self._rotate(k, *rotation)
         values[:, :, start:] = v
         out = attend(self._rotate(q, *rotation), keys, values, mask=mask, causal=causal, scale=block.scaling)

@@ -133,6 +133,9 @@ class _Loop:
         self.model, self.config, self.rows = model, model.config, rows
         self.sampling, self.generator, self.on_piece = sampling, generator, on_piece
         self.ends = set(end if isinstance(end, list) else [end])
+        self.marks = {self.config.image_start_id, self.config.image_end_id, self.config.image_placeholder_id}
+        inside = [mark for mark in self.marks if mark < self.config.text_config.vocab_size]
+        self.banned = torch.tensor(inside, dtype=torch.long, device=model.device)  # where none of them may be said
 
     def run(self, prompts: list[Tensor], pictures: list[Tensor], side: Side) -> None:
         """Read the prompts, ids [l] each with pictures [m, N, d], and write every row to its end."""
@@ -146,6 +149,8 @@ class _Loop:
         hidden = decoder.run(embeds, positions, readable)[torch.arange(len(ids), device=ids.device), last]
         places, rows = lengths[:, None], self.rows
         while True:
+            if all(row.state == "drawing" and not row.embeds for row in rows) and self.model.visual_mask is not None:
+                hidden, places = self._draw_behind_masks(decoder, rows, hidden, places)
             inputs = self._next_inputs(rows, hidden)
             alive = [i for i, row in enumerate(rows) if row.state != "done"]
             if not alive:
@@ -167,11 +172,34 @@ class _Loop:
             hidden[whole] = decoder.again(whole, read, places[whole] + before)[:, -1]
         return hidden
 
+    def _draw_behind_masks(
+        self, decoder: CachedDecoder, rows: list[_Row], hidden: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """All embeddings but the last of rows that begin a picture: masks, which are known, stand for what is drawn, so
+        that one pass reads them all. Gives the last hidden states [B, d] and the next places [B, 1]."""
+        masks = self._masks()[:-1]
+        number = len(masks)
+        if not number:
+            return hidden, places
+        ahead = torch.arange(number, device=places.device)
+        states = decoder.run(masks.expand(len(rows), -1, -1), places + ahead)
+        predicted = self.model.regression_head(torch.cat([hidden[:, None], states[:, :-1]], dim=1))
+        for row, embeds in zip(rows, predicted, strict=True):
+            row.embeds += embeds
+            row.positions_left -= number
+        return states[:, -1], places + number
+
+    def _masks(self) -> Tensor:
+        """What stands for the embeddings of a picture [N, d] while it is drawn."""
+        assert self.model.visual_mask is not None
+        return self.model.visual_mask.weight
+
     def _next_inputs(self, rows: list[_Row], hidden: Tensor) -> Tensor:
         """Last hidden states [B, d] -> what each row reads next [B, d]; rows that are done read zeros."""
-        inputs = torch.zeros_like(hidden)
         drawing = [i for i, row in enumerate(rows) if row.state == "drawing"]
         speaking = [i for i, row in enumerate(rows) if row.state in ("speaking", "closing")]
+        everyone = len(speaking) == len(rows)
+        inputs = hidden if everyone else torch.zeros_like(hidden)
         if drawing:
             predicted = self.model.regression_head(hidden[drawing])
             for i, embedding in zip(drawing, predicted, strict=True):
@@ -179,9 +207,14 @@ class _Loop:
                 self._draw(rows[i], embedding)
                 inputs[i] = self._read_drawn(embedding, place)
         if speaking:
-            words = self._words([rows[i] for i in speaking], hidden[speaking])
-            inputs[speaking] = self.model.embed_tokens(words)
-            for i, word in zip(speaking, words.tolist(), strict=True):
+            words = self._words([rows[i] for i in speaking], hidden if everyone else hidden[speaking])
+            said = words.tolist()
+            read = self._embed(words, said)
+            if everyone:
+                inputs = read
+            else:
+                inputs[speaking] = read
+            for i, word in zip(speaking, said, strict=True):
                 self._say(rows[i], word)
         for row in rows:
             row.positions_left -= 1
@@ -192,23 +225,33 @@ class _Loop:
     def _words(self, rows: list[_Row], hidden: Tensor) -> Tensor:
         """The next word int64 [K] of rows that speak, from hidden states [K, d]."""
         start, stop = self.config.image_start_id, self.config.image_end_id
-        closing = torch.tensor([row.state == "closing" for row in rows], device=hidden.device)
-        if self.config.force_image_end and bool(closing.all()):
-            return torch.full_like(closing, stop, dtype=torch.long)
+        closes = [row.state == "closing" for row in rows]
+        if self.config.force_image_end and all(closes):
+            return torch.full((len(rows),), stop, device=hidden.device)
+        room = self.config.num_image_positions + 2
+        full = [row.pictures_left <= 0 or row.positions_left < room for row in rows]
+        if all(full) and not any(closes):  # the marks of a picture need not be scored
+            scores = self.model.get_output_embeddings()(hidden).float()
+            return choose(scores.index_fill_(1, self.banned, -torch.inf), self.sampling, self.generator)
+        closing = torch.tensor(closes, device=hidden.device)
         scores = self.model.logits(hidden).float()
         if self.config.image_placeholder_id < scores.shape[-1]:
             scores[:, self.config.image_placeholder_id] = -torch.inf
         scores[:, stop].masked_fill_(~closing, -torch.inf)  # never said where no picture is open
-        room = self.config.num_image_positions + 2
-        full = [row.pictures_left <= 0 or row.positions_left < room for row in rows]
         scores[:, start].masked_fill_(torch.tensor(full, device=scores.device), -torch.inf)
         words = choose(scores, self.sampling, self.generator)
         return words.masked_fill(closing, stop) if self.config.force_image_end else words
 
+    def _embed(self, words: Tensor, said: list[int]) -> Tensor:
+        """Words int64 [K] and the same as a list -> [K, d]; rows of marks are only looked up where there are some."""
+        if self.marks.isdisjoint(said):
+            return self.model.get_input_embeddings()(words)
+        return self.model.embed_tokens(words)
+
     def _read_drawn(self, embedding: Tensor, place: int) -> Tensor:
         """What is read [d] of an embedding [d] that was drawn at `place` of a picture; masks until it is whole."""
         if self.model.visual_mask is not None:
-            return self.model.visual_mask.weight[place]
+            return self._masks()[place]
         return self.model.read_embeds(embedding[None], place)[0]
 
     def _draw(self, row: _Row, embedding: Tensor) -> None:

@@ -26,6 +26,9 @@ BENCHES: dict[str, tuple[str, str]] = {
     "ceiling": ("tessera.papers.vl_gpt_bench:ceiling", "what this machine can do at most"),
     "train": ("tessera.papers.vl_gpt_bench:races", "training steps of VL-GPT against the plain way"),
     "growth": ("tessera.papers.vl_gpt_growth:growth", "how the time of a training step grows"),
+    "generate": ("tessera.papers.vl_gpt_bench_generate:races", "words and pictures against transformers and diffusers"),
+    "data": ("tessera.papers.vl_gpt_bench_data:races", "reading against webdataset; what a training step waits for"),
+    "start": ("tessera.papers.vl_gpt_bench_start:races", "commands in fresh processes against the libraries alone"),
 }
 ROUNDS = 7
 WARM = 2  # runs of each before the first round: kernels are chosen and memory is taken in them
@@ -173,7 +176,9 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
 
 
 def verdict(speed: float, race: Race) -> str:
-    """What is said of a speed."""
+    """What is said of a speed; nothing where nothing is asked."""
+    if not race.aim:
+        return ""
     if speed >= race.aim:
         return "reaches the aim"
     return "fast enough" if speed >= race.least else "too slow"

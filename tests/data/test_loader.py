@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as PIL
 
 from tessera.data.images import Augment, Pixels
 from tessera.data.loader import Loader, Samples
 from tessera.data.packing import Batch, Packer
-from tessera.data.quality import allowed
-from tessera.data.sample import Sample
+from tessera.data.quality import Opener, allowed
+from tessera.data.sample import Image, Sample
 from tessera.data.sequence import IGNORED, SequenceBuilder
 from tessera.errors import DataError, UserError
 from tests.data.tiny import Numbered, tokenizer
@@ -214,3 +217,15 @@ def test_bad_sample_names_survive_a_resume() -> None:
     resumed = _simple()
     resumed.load_state_dict(first.state_dict())
     assert resumed.skips.bad == first.skips.bad != {}
+
+
+def test_a_small_picture_that_was_opened_is_handed_on_decoded_and_a_large_one_as_it_was(tmp_path: Path) -> None:
+    opener, shades = Opener(), np.random.default_rng(0)
+    for side in (16, 256):
+        PIL.fromarray(shades.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(tmp_path / f"{side}.png")
+    small, large = (Image(tmp_path / f"{side}.png", learned=False, key=str(side)) for side in (16, 256))
+    first, second = opener([small, large])
+    assert isinstance(first.source, PIL.Image) and (first.key, first.learned) == ("16", False)
+    assert np.array_equal(np.asarray(first.pil()), np.asarray(small.pil()))
+    assert second is large
+    assert opener([small]) == (small,)  # known to be good, and not opened again
