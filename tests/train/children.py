@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 from tessera import files
 from tessera.errors import TesseraError
 from tessera.train import checkpoint
-from tessera.train.engine import Stage, Trainer
+from tessera.train.engine import Callback, Stage, Trainer
 from tests.train.tiny import TinyLoader, tiny_stage, two_stages
 
 
@@ -54,8 +55,13 @@ def end(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def train(out: Path, resume: bool = True) -> None:
-    Trainer(out, save_every=3, resume=resume, device="cpu").run(two_stages())
+def train(out: Path, resume: bool = True, callbacks: Sequence[Callback] = ()) -> None:
+    Trainer(out, save_every=3, resume=resume, device="cpu", callbacks=callbacks).run(two_stages())
+
+
+def asks(out: Path, step: int, number: int) -> None:
+    """Train, and send this process a signal at a step."""
+    train(out, callbacks=[Callback(every=step, function=lambda event: os.kill(os.getpid(), number))])
 
 
 def lines(out: Path) -> int:
@@ -63,26 +69,26 @@ def lines(out: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def kill_after(out: Path, pid: int, steps: int, number: int, jitter: float) -> int:
-    """Send `number` to a child once its log has `steps` lines and `jitter` seconds went by."""
+def kill_after(out: Path, pid: int, steps: int, jitter: float) -> int:
+    """Kill a child once its log has `steps` lines and `jitter` seconds went by."""
     while lines(out) < steps and os.waitpid(pid, os.WNOHANG)[0] == 0:
         time.sleep(0.001)
     time.sleep(jitter)
-    os.kill(pid, number)
+    os.kill(pid, signal.SIGKILL)
     return end(pid)
 
 
 def kills(out: Path) -> dict[str, Any]:
-    """Five kill -9 at random moments, SIGTERM and SIGINT once each; then to the end."""
+    """Five kill -9 at random moments; SIGTERM and SIGINT once each, at one step; then to the end."""
     draws = random.Random(5)
     codes = []
     for steps in (2, 6, 11, 14, 20):
         pid = start(lambda: train(out / "killed"), out / "killed.log")
-        codes.append(kill_after(out / "killed", pid, steps, signal.SIGKILL, draws.random() * 0.03))
+        codes.append(kill_after(out / "killed", pid, steps, draws.random() * 0.03))
     codes.append(end(start(lambda: train(out / "killed"), out / "killed.log")))
     for steps, number in ((4, signal.SIGTERM), (16, signal.SIGINT)):
-        pid = start(lambda: train(out / "asked"), out / "asked.log")
-        codes.append(kill_after(out / "asked", pid, steps, number, 0.0))
+        work = partial(asks, out / "asked", steps, number)
+        codes.append(end(start(work, out / "asked.log")))
     codes.append(end(start(lambda: train(out / "asked"), out / "asked.log")))
     return {"codes": codes}
 
