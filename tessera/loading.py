@@ -19,6 +19,7 @@ KINDS = {
     "image-classifier": "tessera.classifier",
     "answerer": "tessera.answerer",
     "vision-chat": "tessera.vision_chat",
+    "vision-chat-upon-parts": "tessera.zoo.upon",
     "injected-lm": "tessera.augmented",
     "prompted-clip": "tessera.prompted",
     "image-maker": "tessera.image_maker",

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, overload
 
+import numpy as np
 import torch
 from transformers import (
     AutoImageProcessor,
@@ -31,12 +32,15 @@ from tessera.data.conversation import ConversationBuilder
 from tessera.data.images import Fit, Pixels
 from tessera.data.readers.llava import TAG, conversation
 from tessera.data.sample import Image, Segment, Still, Text
+from tessera.data.sequence import Sequence as Tokens
 from tessera.data.tasks import CAPTION_REQUESTS
 from tessera.data.tiling import TiledPixels
 from tessera.errors import CheckpointError, UserError, reason
+from tessera.evaluate.posthoc import label_probabilities, label_words, language_prior, post_hoc, shares
 from tessera.files import atomic_folder
 from tessera.generate.debias import Debiasing
-from tessera.generate.prompts import replies
+from tessera.generate.meaningless import check_kind
+from tessera.generate.prompts import first_scores, replies
 from tessera.models.folder import read_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration, load_llava, save_llava
 from tessera.models.lvlm.llava import misfit
@@ -114,14 +118,33 @@ class VisionChat:
         single = not isinstance(images, list | tuple)
         shown = [images] if single else list(images)
         asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
-        if len(asked) != len(shown):
-            raise UserError(f"{len(shown)} pictures and {len(asked)} questions; give one question for each picture")
-        dialogues: list[list[Segment]] = []
-        for some, text in zip(shown, asked, strict=True):
-            pictures = some if isinstance(some, list | tuple) else [some]
-            dialogues.append([*(Image(one, False, role="user") for one in pictures), Text(text, False, "user")])
-        answers = self.replies(dialogues, max_new_tokens=max_new_tokens)
+        answers = self.replies(_dialogues(shown, asked), max_new_tokens=max_new_tokens)
         return answers[0] if single else answers
+
+    def weigh(
+        self, images: Sequence[Shown], questions: Sequence[str], labels: Sequence[str], calibrate: str | None = None
+    ) -> np.ndarray:
+        """How likely each of K labels is as the answer to each of n questions, among them alone: [n, K], rows sum to 1.
+
+        Args:
+            labels: of one token each, such as "yes" and "no".
+            calibrate: divide by how likely they are with this meaningless picture, one of
+                `tessera.generate.meaningless.KINDS`; see `tessera.evaluate.posthoc`.
+
+        Raises:
+            UserError, BadSample: as `answer`, `meaningless` and `label_words`.
+        """
+        words = label_words(self.tokenizer, labels)
+        prompts = self._prompts(_dialogues(images, questions))
+
+        def likely(blind: str | None = None) -> torch.Tensor:
+            return label_probabilities(first_scores(self.model, self.tokenizer, prompts, self.pixels, blind), words)
+
+        if calibrate is None:
+            return shares(likely()).numpy()
+        check_kind(calibrate)
+        blind = ("none", "unk") if calibrate == "both" else (calibrate,)
+        return post_hoc(likely(), language_prior([likely(one) for one in blind])).numpy()
 
     def chat(self, turns: Sequence[Segment], *, max_new_tokens: int = 128, **options: Any) -> list[str]:
         """The assistant's next turn in a dialogue of Text and Image segments with roles, as a list of one text.
@@ -152,14 +175,17 @@ class VisionChat:
             BadSample: an unknown role, an empty text, a turn with another number of `<image>` tags than of pictures, or
                 an unreadable picture.
         """
+        options = {"max_new_tokens": max_new_tokens, "debias": self.debias, **options}
+        return replies(self.model, self.tokenizer, self._prompts(dialogues), self.pixels, **options)
+
+    def _prompts(self, dialogues: Sequence[Sequence[Segment]]) -> list[Tokens]:
         prompts = [self.builder.prompt(_placed(turns)) for turns in dialogues]
         if self.needs_picture and not all(prompt.images for prompt in prompts):
             raise UserError(
                 "this model has learned from dialogues with pictures alone; show it one first, in a chat with --image"
                 " PATH or a line `/image PATH`"
             )
-        options = {"max_new_tokens": max_new_tokens, "debias": self.debias, **options}
-        return replies(self.model, self.tokenizer, prompts, self.pixels, **options)
+        return prompts
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder: LLaVA's layout, which transformers reads with its processor, where the model fits
@@ -257,6 +283,17 @@ def _pixels(folder: Path, side: int, tiles: int | None) -> Pixels:
 def _sides(size: Any) -> dict[str, int]:
     """What a size of transformers sets."""
     return {name: value for name, value in dict(size or {}).items() if value is not None}
+
+
+def _dialogues(shown: Sequence[Shown], asked: Sequence[str]) -> list[list[Segment]]:
+    """A dialogue of each question with its pictures before it. Raises UserError where their numbers differ."""
+    if len(asked) != len(shown):
+        raise UserError(f"{len(shown)} pictures and {len(asked)} questions; give one question for each picture")
+    found: list[list[Segment]] = []
+    for some, text in zip(shown, asked, strict=True):
+        pictures: Any = some if isinstance(some, list | tuple) else [some]
+        found.append([*(Image(one, False, role="user") for one in pictures), Text(text, False, "user")])
+    return found
 
 
 def _placed(turns: Sequence[Segment]) -> list[Segment]:
