@@ -199,7 +199,7 @@ def _said(
         return model.answer(pictures, questions), None
     if not hasattr(model, "weigh"):
         raise UserError(
-            f"a {type(model).__name__} does not say how likely an answer is; leave out the calibration, or take a"
+            f"the {type(model).__name__} does not say how likely an answer is; leave out the calibration, or take a"
             " language model with eyes, such as mini/llava"
         )
     weighs: Weighs = model

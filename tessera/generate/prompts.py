@@ -15,6 +15,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerFast, TextStrea
 
 from tessera.data.images import Pixels
 from tessera.data.sequence import Sequence
+from tessera.data.tiling import SheetPixels
 from tessera.errors import UserError
 from tessera.generate.debias import Debiasing
 from tessera.generate.meaningless import CALIBRATION_STEP, Inputs, meaningless
@@ -25,7 +26,8 @@ TOGETHER = 64  # prompts that are continued at once
 
 def collate(prompts: Seq[Sequence], pixels: Pixels, *, pad_id: int) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` int64 [B, L], padded on the left, where answers begin side by side, and
-    `pixel_values` float32 [M, 3, S, S] where there are pictures.
+    `pixel_values` float32 [M, 3, S, S] where there are pictures; and `image_sizes` int64, height and width of each
+    picture, where they are shown on sheets.
 
     Raises:
         BadSample: a picture cannot be read.
@@ -38,7 +40,12 @@ def collate(prompts: Seq[Sequence], pixels: Pixels, *, pad_id: int) -> dict[str,
         mask[row, length - len(prompt) :] = 1
     shown = [tile for prompt in prompts for image in prompt.images for tile in pixels.several(image.pil())]
     inputs = {"input_ids": ids, "attention_mask": mask}
-    return inputs | ({"pixel_values": torch.from_numpy(np.stack(shown))} if shown else {})
+    if shown:
+        inputs["pixel_values"] = torch.from_numpy(np.stack(shown))
+    if shown and isinstance(pixels, SheetPixels):
+        sizes = [image.pil().size[::-1] for prompt in prompts for image in prompt.images]
+        inputs["image_sizes"] = torch.tensor(sizes)
+    return inputs
 
 
 @torch.no_grad()
