@@ -20,7 +20,7 @@ from tessera.evaluate.posthoc import label_probabilities, label_words, post_hoc,
 from tessera.generate.debias import Debiasing, VisualDebias
 from tessera.generate.meaningless import KINDS, meaningless
 from tessera.generate.prompts import collate
-from tests.vision_chat_tiny import noise, vision_chat
+from tests.vision_chat_tiny import noise, vision_chat, words
 
 Refused = Callable[..., str]
 ASKED = ["what?", "which colour is it?"]
@@ -31,6 +31,16 @@ STRONG = ["--alpha", "4", "--beta", "0.001"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("seeing") / "model"
     vision_chat().save(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def yes_or_no(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that has a word for either."""
+    read = words()
+    read.add_tokens(["yes", "no"])
+    place = tmp_path_factory.mktemp("weighing") / "model"
+    vision_chat(read=read).save(place)
     return place
 
 
@@ -97,34 +107,35 @@ def test_captions_and_dialogues_are_debiased_as_from_python(
 
 def scored(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> dict[str, Any]:
     """The result of the suite of probes."""
-    assert main(["evaluate", "--model", str(folder), "--suite", "pope", "--size", "3", "--json", *options]) == 0
+    assert main(["evaluate", "--model", str(folder), "--suite", "pope", "--size", "2", "--json", *options]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.light("vdd", "use")
 def test_probes_are_answered_debiased_or_calibrated_as_from_python(
-    folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    yes_or_no: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    folder = yes_or_no
     plain = scored(capsys, folder)
     debiased = scored(capsys, folder, "--debias", "none", *STRONG)
     assert (debiased["debias"], debiased["alpha"], debiased["beta"]) == ("none", 4.0, 0.001) and "debias" not in plain
     chat = tessera.load(folder)
     chat.debias = Debiasing(kind="none", alpha=4, beta=0.001)
-    assert debiased["scores"] == {name: one.to_json() for name, one in evaluate_probes(chat, 3).scores.items()}
+    assert debiased["scores"] == {name: one.to_json() for name, one in evaluate_probes(chat, 2).scores.items()}
     calibrated = scored(capsys, folder, "--calibrate", "noise")
     assert calibrated["calibrate"] == "noise" and "adversarial: calibration error" in calibrated["scores"]
-    found = evaluate_probes(tessera.load(folder), 3, calibrate="noise").scores
+    found = evaluate_probes(tessera.load(folder), 2, calibrate="noise").scores
     assert calibrated["scores"] == {name: one.to_json() for name, one in found.items()}
 
 
-def test_calibrated_shares_are_the_models_own_over_what_it_says_without_the_picture(folder: Path, picture: str) -> None:
-    chat, labels = tessera.load(folder), ["red", "blue"]
+def test_calibrated_shares_are_the_models_own_over_what_it_says_without_the_picture(
+    yes_or_no: Path, picture: str
+) -> None:
+    chat, labels = tessera.load(yes_or_no), ["yes", "no"]
     given, seen = ([picture] * 2, ASKED, labels), []
     for blind in (False, True):
-        prompts = [
-            chat.builder.prompt((Image(picture, False, role="user"), Text(question, False, "user")))
-            for question in ASKED
-        ]
+        shown = Image(picture, False, role="user")
+        prompts = [chat.builder.prompt((shown, Text(question, False, "user"))) for question in ASKED]
         inputs = collate(prompts, chat.pixels, pad_id=0)
         if blind:
             (inputs,) = meaningless(inputs, "none", image_token_id=chat.model.config.image_token_id)
@@ -180,9 +191,9 @@ def test_the_commands_know_every_kind_of_meaningless_picture() -> None:
     ],
 )
 def test_an_evaluation_that_makes_no_sense_is_refused(
-    options: list[str], sentence: str, folder: Path, refused: Refused
+    options: list[str], sentence: str, yes_or_no: Path, refused: Refused
 ) -> None:
-    assert sentence in refused("evaluate", "--model", folder, "--size", "2", *options)
+    assert sentence in refused("evaluate", "--model", yes_or_no, "--size", "2", *options)
 
 
 def test_a_model_that_cannot_be_calibrated_is_named(model: Path, refused: Refused) -> None:
