@@ -115,7 +115,7 @@ def stages(seed: int, steps: int, data: Path | None = None) -> Iterator[Stage]:
     packer = Packer(builder, ROWS, ROW_LENGTH, pad_id=tokenizer.pad_token_id)
     objective = FrozenEyes(model, pixels(model))
     first = max(1, round(CONNECT * steps))
-    shared: dict[str, Any] = {"model": model, "objective": objective, "optimiser": Optimiser(kind="muon", lr=1e-3)}
+    shared: dict[str, Any] = {"model": model, "objective": objective, "optimiser": Optimiser(lr=5e-4)}
     yield Stage(
         name="connect", steps=first, trainable=("connector.*",),
         loader=Loader(captions("train"), packer, seed=seed), **shared,
