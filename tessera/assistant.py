@@ -71,18 +71,20 @@ class Assistant:
     @overload
     def answer(self, images: Picture, questions: str) -> str: ...
     @overload
-    def answer(self, images: list[Picture], questions: str | list[str]) -> list[str]: ...
+    def answer(self, images: list[Picture | list[Picture]], questions: str | list[str]) -> list[str]: ...
     def answer(self, images, questions, max_new_tokens: int = 64):
-        """What the model says of each picture, asked the question beside it, or the one question."""
+        """What the model says of each picture, or of several that one question is about, asked the question beside it,
+        or the one question."""
         single = not isinstance(images, list | tuple)
         pictures = [images] if single else list(images)
         asked = [questions] * len(pictures) if isinstance(questions, str) else list(questions)
         if len(asked) != len(pictures):
             raise UserError(f"{len(pictures)} pictures and {len(asked)} questions; give one question for each picture")
-        prompts = [
-            self.builder.prompt((Image(picture, learned=False, role="user"), Text(text, learned=False, role="user")))
-            for picture, text in zip(pictures, asked, strict=True)
-        ]
+        prompts = []
+        for given, text in zip(pictures, asked, strict=True):
+            shown = given if isinstance(given, list | tuple) else [given]
+            images = [Image(picture, learned=False, role="user") for picture in shown]
+            prompts.append(self.builder.prompt((*images, Text(text, learned=False, role="user"))))
         answers = [reply.text for reply in self._continue(prompts, "never", max_new_tokens)]
         return answers[0] if single else answers
 

@@ -19,13 +19,17 @@ KINDS = {
     "image-classifier": "tessera.classifier",
     "answerer": "tessera.answerer",
     "vision-chat": "tessera.vision_chat",
+    "vision-chat-upon-parts": "tessera.zoo.upon",
     "injected-lm": "tessera.augmented",
     "prompted-clip": "tessera.prompted",
     "image-maker": "tessera.image_maker",
     "perceiver": "tessera.perceiver",
     "actor": "tessera.actor",
 }
-PUBLISHED = {"llava": "vision-chat"}  # what config.json names -> its kind, for folders of transformers without a card
+PUBLISHED = {
+    "llava": "vision-chat",
+    "llava_next": "vision-chat",
+}  # what config.json names -> its kind, for folders of transformers without a card
 
 
 def load(folder: str | Path, *arguments: Any, **options: Any) -> Any:
@@ -36,7 +40,7 @@ def load(folder: str | Path, *arguments: Any, **options: Any) -> Any:
     Actor for a policy.
 
     Args:
-        folder: or one of LLaVA as transformers writes it; or a mini part in use, such as "mini/llava".
+        folder: or one of LLaVA or LLaVA-NeXT as transformers writes it; or a mini part in use, such as "mini/llava".
         arguments, options: `dtype` (by default float32) and `device` (by default "cuda" where PyTorch has it).
 
     Raises:

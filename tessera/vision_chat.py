@@ -16,12 +16,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, overload
 
+import numpy as np
 import torch
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
     CLIPImageProcessorPil,
-    LlavaConfig,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
@@ -31,15 +32,18 @@ from tessera.data.conversation import ConversationBuilder
 from tessera.data.images import Fit, Pixels
 from tessera.data.readers.llava import TAG, conversation
 from tessera.data.sample import Image, Segment, Still, Text
+from tessera.data.sequence import Sequence as Tokens
 from tessera.data.tasks import CAPTION_REQUESTS
-from tessera.data.tiling import TiledPixels
+from tessera.data.tiling import SheetPixels, TiledPixels
 from tessera.errors import CheckpointError, UserError, reason
+from tessera.evaluate.posthoc import label_probabilities, label_words, language_prior, post_hoc, shares
 from tessera.files import atomic_folder
 from tessera.generate.debias import Debiasing
-from tessera.generate.prompts import replies
+from tessera.generate.meaningless import check_kind
+from tessera.generate.prompts import first_scores, replies
 from tessera.models.folder import read_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration, load_llava, save_llava
-from tessera.models.lvlm.llava import misfit
+from tessera.models.lvlm.llava import TYPES, misfit, published_strategy
 from tessera.vision.hf import PublishedBackbone
 from tessera.weights import model_type
 
@@ -56,7 +60,8 @@ class VisionChat:
 
     Args:
         tokenizer: that of its language model, with a chat template and the token that stands for a picture.
-        pixels: how pictures enter; `TiledPixels` for those of any shape.
+        pixels: how pictures enter; `TiledPixels` for those of any shape, `SheetPixels` where the model shows them on
+            sheets.
         needs_picture: it has learned from dialogues with pictures alone, and is asked about nothing else.
         debias: takes what the model says without a meaningful picture off its answers; each is then about a picture.
             It is no part of the folder.
@@ -85,6 +90,8 @@ class VisionChat:
             raise UserError(f"the tokenizer has no token of number {number}, which stands for a picture in this model")
         each = self.model.num_image_tokens()
         places: Any = partial(self.pixels.places, each=each) if isinstance(self.pixels, TiledPixels) else each
+        if self.model.sheets is not None:
+            places = lambda image: self.model.num_picture_tokens(*reversed(image.pil().size))  # noqa: E731
         # No limit here: `generate` says by how much a prompt is too long for the language model.
         self.builder = ConversationBuilder(self.tokenizer, places, sys.maxsize, image_token=token)
 
@@ -114,14 +121,33 @@ class VisionChat:
         single = not isinstance(images, list | tuple)
         shown = [images] if single else list(images)
         asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
-        if len(asked) != len(shown):
-            raise UserError(f"{len(shown)} pictures and {len(asked)} questions; give one question for each picture")
-        dialogues: list[list[Segment]] = []
-        for some, text in zip(shown, asked, strict=True):
-            pictures = some if isinstance(some, list | tuple) else [some]
-            dialogues.append([*(Image(one, False, role="user") for one in pictures), Text(text, False, "user")])
-        answers = self.replies(dialogues, max_new_tokens=max_new_tokens)
+        answers = self.replies(_dialogues(shown, asked), max_new_tokens=max_new_tokens)
         return answers[0] if single else answers
+
+    def weigh(
+        self, images: Sequence[Shown], questions: Sequence[str], labels: Sequence[str], calibrate: str | None = None
+    ) -> np.ndarray:
+        """How likely each of K labels is as the answer to each of n questions, among them alone: [n, K], rows sum to 1.
+
+        Args:
+            labels: of one token each, such as "yes" and "no".
+            calibrate: divide by how likely they are with this meaningless picture, one of
+                `tessera.generate.meaningless.KINDS`; see `tessera.evaluate.posthoc`.
+
+        Raises:
+            UserError, BadSample: as `answer`, `meaningless` and `label_words`.
+        """
+        words = label_words(self.tokenizer, labels)
+        prompts = self._prompts(_dialogues(images, questions))
+
+        def likely(blind: str | None = None) -> torch.Tensor:
+            return label_probabilities(first_scores(self.model, self.tokenizer, prompts, self.pixels, blind), words)
+
+        if calibrate is None:
+            return shares(likely()).numpy()
+        check_kind(calibrate)
+        blind = ("none", "unk") if calibrate == "both" else (calibrate,)
+        return post_hoc(likely(), language_prior([likely(one) for one in blind])).numpy()
 
     def chat(self, turns: Sequence[Segment], *, max_new_tokens: int = 128, **options: Any) -> list[str]:
         """The assistant's next turn in a dialogue of Text and Image segments with roles, as a list of one text.
@@ -152,14 +178,17 @@ class VisionChat:
             BadSample: an unknown role, an empty text, a turn with another number of `<image>` tags than of pictures, or
                 an unreadable picture.
         """
+        options = {"max_new_tokens": max_new_tokens, "debias": self.debias, **options}
+        return replies(self.model, self.tokenizer, self._prompts(dialogues), self.pixels, **options)
+
+    def _prompts(self, dialogues: Sequence[Sequence[Segment]]) -> list[Tokens]:
         prompts = [self.builder.prompt(_placed(turns)) for turns in dialogues]
         if self.needs_picture and not all(prompt.images for prompt in prompts):
             raise UserError(
                 "this model has learned from dialogues with pictures alone; show it one first, in a chat with --image"
                 " PATH or a line `/image PATH`"
             )
-        options = {"max_new_tokens": max_new_tokens, "debias": self.debias, **options}
-        return replies(self.model, self.tokenizer, prompts, self.pixels, **options)
+        return prompts
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder: LLaVA's layout, which transformers reads with its processor, where the model fits
@@ -179,11 +208,13 @@ class VisionChat:
         if misfit(self.model) is None:
             save_llava(self.model, folder)
             assert isinstance(eyes, PublishedBackbone)
-            config = eyes.config.vision_config
-            processor: Any = LlavaProcessor(
-                images, self.tokenizer, patch_size=config.patch_size, chat_template=self.tokenizer.chat_template,
-                vision_feature_select_strategy=self.model.config.vision_feature_select_strategy,
-                image_token=self.builder.image_token, num_additional_image_tokens=1,  # the class token
+            sheets = isinstance(self.pixels, SheetPixels)
+            kind: Any = LlavaNextProcessor if sheets else LlavaProcessor
+            processor = kind(
+                self.pixels.processor() if isinstance(self.pixels, SheetPixels) else images, self.tokenizer,
+                patch_size=eyes.config.vision_config.patch_size, chat_template=self.tokenizer.chat_template,
+                vision_feature_select_strategy=published_strategy(self.model), image_token=self.builder.image_token,
+                num_additional_image_tokens=int(eyes.class_token),
             )  # fmt: skip
             processor.save_pretrained(folder)
         else:
@@ -195,7 +226,7 @@ class VisionChat:
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | None = None) -> VisionChat:
-    """What `VisionChat.save` wrote, or a folder of `LlavaForConditionalGeneration` with its processor.
+    """What `VisionChat.save` wrote, or a folder of LLaVA or LLaVA-NeXT as transformers writes it, with its processor.
 
     Args:
         device: by default "cuda" where PyTorch has it, else "cpu".
@@ -207,7 +238,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     """
     folder = Path(folder)
     card = read_card(folder, KIND) if (folder / CARD).is_file() else {}
-    if model_type(folder) == LlavaConfig.model_type:
+    if model_type(folder) in TYPES:
         model = load_llava(folder, dtype)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.nn.Module.to(model, place)
@@ -216,7 +247,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | N
     tokenizer: PreTrainedTokenizerFast = _part(AutoTokenizer, folder)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _older_template(folder)
-    pixels = _pixels(folder, int(model.config.vision_config.image_size), card.get("tiles"))
+    pixels = _pixels(folder, model, card.get("tiles"))
     return VisionChat(model, tokenizer, pixels, bool(card.get("needs_picture")))
 
 
@@ -235,9 +266,9 @@ def _older_template(folder: Path) -> str | None:
     return None
 
 
-def _pixels(folder: Path, side: int, tiles: int | None) -> Pixels:
-    """As the image processor in `folder` says, for an encoder of `side` pixels."""
-    given = _part(AutoImageProcessor, folder)
+def _pixels(folder: Path, model: LVLMForConditionalGeneration, tiles: int | None) -> Pixels:
+    """As the image processor in `folder` says, for the encoder of `model`."""
+    given, side = _part(AutoImageProcessor, folder), int(model.config.vision_config.image_size)
     square = {"height": side, "width": side}
     brought, cut = _sides(given.size), _sides(given.crop_size if getattr(given, "do_center_crop", False) else None)
     fit: Fit
@@ -251,12 +282,25 @@ def _pixels(folder: Path, side: int, tiles: int | None) -> Pixels:
             f" reads {side} x {side}; give size and crop_size of {side}"
         )
     mean, std = tuple(given.image_mean), tuple(given.image_std)
+    if model.sheets is not None:
+        return SheetPixels(side, mean, std, pinpoints=tuple((high, wide) for high, wide in model.sheets.pinpoints))
     return TiledPixels(side, mean, std, fit=fit, most=tiles) if tiles else Pixels(side, mean, std, fit=fit)
 
 
 def _sides(size: Any) -> dict[str, int]:
     """What a size of transformers sets."""
     return {name: value for name, value in dict(size or {}).items() if value is not None}
+
+
+def _dialogues(shown: Sequence[Shown], asked: Sequence[str]) -> list[list[Segment]]:
+    """A dialogue of each question with its pictures before it. Raises UserError where their numbers differ."""
+    if len(asked) != len(shown):
+        raise UserError(f"{len(shown)} pictures and {len(asked)} questions; give one question for each picture")
+    found: list[list[Segment]] = []
+    for some, text in zip(shown, asked, strict=True):
+        pictures: Any = some if isinstance(some, list | tuple) else [some]
+        found.append([*(Image(one, False, role="user") for one in pictures), Text(text, False, "user")])
+    return found
 
 
 def _placed(turns: Sequence[Segment]) -> list[Segment]:

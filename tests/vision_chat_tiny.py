@@ -21,8 +21,8 @@ def words():
     return made
 
 
-def vision_chat(pixels: Pixels | None = None, needs_picture: bool = False, **fields) -> VisionChat:
-    read = words()
+def vision_chat(pixels: Pixels | None = None, needs_picture: bool = False, read=None, **fields) -> VisionChat:
+    read = read or words()
     text = {**TEXT, "vocab_size": len(read), "max_position_embeddings": CONTEXT}
     text |= {"pad_token_id": read.pad_token_id, "bos_token_id": read.bos_token_id, "eos_token_id": read.eos_token_id}
     slot = read.convert_tokens_to_ids("<image>")

@@ -47,12 +47,15 @@ class ZooBuild:
     seed: int = option("of every random draw", 0, least=0)
     steps: int | None = option("length of the training (default: the recipe's)", None, least=1)
     resume: bool = option("go on where a run in --out was left", False)
+    data: Path | None = option("llava: folder of nlvr-dev.tar and nlvr-test.tar, to learn from and be judged by", None)
 
     def run(self) -> None:
         from tessera.zoo.build import build
 
         for name in self.names:
-            card = build(name, self.out / name, seed=self.seed, steps=self.steps, resume=self.resume)
+            card = build(
+                name, self.out / name, seed=self.seed, steps=self.steps, resume=self.resume, data=self.data
+            )  # fmt: skip
             gates = card.get("gates", {})
             failed = [gate for gate, verdict in gates.items() if not verdict["passes"]]
             print(f"{name}: {self.out / name / name}" + (f"; misses its gates {', '.join(failed)}" if failed else ""))

@@ -58,17 +58,17 @@ class _Answering:
         "with --debias, the least chance of a word as a share of the best one's, by default 0.1", None
     )
 
-    def _loaded(self, command: str) -> Any:
-        """The model, which must be able to answer `command`, debiased where that was asked for."""
+    def _loaded(self, *commands: str) -> Any:
+        """The model, which must be able to answer `commands`, debiased where that was asked for."""
         numbers = {name: value for name in ("alpha", "beta") if (value := getattr(self, name)) is not None}
         if self.debias is None:
             if numbers:
                 raise UserError(f"--{next(iter(numbers))} is of debiasing; name what to contrast with, --debias none")
-            return load_able(self.model, command)
+            return load_able(self.model, *commands)
         from tessera.generate.debias import Debiasing
 
         debias = Debiasing(kind=self.debias, **numbers)
-        loaded = load_able(self.model, command)
+        loaded = load_able(self.model, *commands)
         if not hasattr(loaded, "debias"):
             raise UserError(
                 f"the {type(loaded).__name__} in {self.model} cannot be debiased; leave out --debias, or take a"
@@ -132,16 +132,23 @@ class Caption(_Answering):
 
 @dataclass
 class Ask(_Answering):
-    """Answer one or more questions about a picture."""
+    """Answer one or more questions about a picture, or about several together."""
 
-    image: Path = argument("the picture")
+    picture: Path = argument("the picture", metavar="IMAGE")
     questions: tuple[str, ...] = argument("in quotes", metavar="QUESTION")
+    image: tuple[Path, ...] = option(
+        "further pictures that each question is about; <image> in a question says where each stands", ()
+    )
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
-        pictures = _pictures((self.image,)) * len(self.questions)
+        pictures = _pictures((self.picture, *self.image))
         questions = _words(self.questions, "question")
-        answers = self._loaded("ask").answer(pictures, questions)
+        model = self._loaded("ask")
+        if self.image and "chat" not in model.abilities:
+            raise UserError(f"the {type(model).__name__} in {self.model} is asked about one picture; leave out --image")
+        shown: Any = pictures if self.image else pictures[0]
+        answers = model.answer([shown] * len(questions), questions)
         rows = [{"question": ask, "answer": said} for ask, said in zip(self.questions, answers, strict=True)]
         if self.json:
             print_json(rows)
@@ -400,23 +407,29 @@ class Embed:
 
 
 @dataclass
-class Evaluate:
+class Evaluate(_Answering):
     """Score a model on held-out samples; every score comes with a 95 % interval."""
 
-    model: Path = option(_MODEL)
     suite: str = option("which scores: " + ", ".join(SUITES), "scenes")
     size: int = option("pictures of the suite's first part; the others are in proportion", 200, least=1)
+    calibrate: Literal["none", "unk", "noise", "zeros", "ones", "both"] | None = option(
+        "pope: answer by the likelier of yes and no, each divided by what it is without a meaningful picture (as"
+        " --debias names them)",
+        None,
+    )
     out: Path | None = option("also write the result there as JSON", None)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
         if self.suite not in SUITES:
             raise UserError(f"there is no suite {self.suite!r}{nearest(self.suite, SUITES)}")
+        self._check_calibration()
         module, _, function = SUITES[self.suite].partition(":")
-        model = load_able(self.model, "evaluate", *NEEDS[self.suite])
-        measured = getattr(import_module(module), function)(model, self.size)
+        model = self._loaded("evaluate", *NEEDS[self.suite])
+        options = {} if self.calibrate is None else {"calibrate": self.calibrate}
+        measured = getattr(import_module(module), function)(model, self.size, **options)
         scores = {name: estimate.to_json() for name, estimate in measured.scores.items()}
-        result = {"suite": self.suite, "size": self.size, "model": str(self.model), "scores": scores}
+        result = {"suite": self.suite, "size": self.size, "model": str(self.model), **self._asked(), "scores": scores}
         if self.out is not None:
             write_json(self.out, result)
         if self.json:
@@ -427,3 +440,16 @@ class Evaluate:
             for name, one in scores.items()
         ]
         print_table(rows, ("score", "value", "95 % interval", "samples"))
+
+    def _check_calibration(self) -> None:
+        if self.calibrate is None:
+            return
+        if self.suite != "pope":
+            raise UserError(f"--calibrate is of answers yes or no; take --suite pope, not {self.suite}")
+        if self.debias is not None:
+            raise UserError("--calibrate and --debias take the same prior off twice; give one of them")
+
+    def _asked(self) -> dict[str, Any]:
+        """How its answers were changed, for the result."""
+        names = ("debias", "alpha", "beta", "calibrate")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}

@@ -7,6 +7,7 @@ between rows. Legend: S pixels a side of a tile, t = 1 + tiles of a picture, or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image as PIL
@@ -66,6 +67,32 @@ class TiledPixels(Pixels):
             BadSample: it cannot be.
         """
         return self.count(image.pil()) * each
+
+
+@dataclass(frozen=True)
+class SheetPixels(Pixels):
+    """As LLaVA-NeXT cuts a picture, by transformers' own image processor: the whole brought to a square, then the tiles
+    of the sheet that suits its shape.
+
+    Args:
+        pinpoints: height and width in pixels of each sheet.
+    """
+
+    pinpoints: tuple[tuple[int, int], ...] = ()
+
+    def processor(self) -> Any:
+        """That of transformers, `LlavaNextImageProcessor`."""
+        from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+        return LlavaNextImageProcessorPil(
+            size={"shortest_edge": self.size}, crop_size={"height": self.size, "width": self.size},
+            image_mean=list(self.mean), image_std=list(self.std), do_pad=False,
+            image_grid_pinpoints=[list(one) for one in self.pinpoints],
+        )  # fmt: skip
+
+    def several(self, image: PIL.Image, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """The whole picture, then its tiles row by row, each float32 [3, S, S]."""
+        return list(self.processor()(image, return_tensors="np")["pixel_values"][0].astype(np.float32))
 
 
 def _fitted(image: PIL.Image, width: int, height: int) -> PIL.Image:

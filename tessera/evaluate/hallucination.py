@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from tessera.data.worlds.scenes import Scene, ScenesWorld
 from tessera.data.worlds.scenes.graph import COLOURS, SHAPES
 from tessera.data.worlds.scenes.words import article
 from tessera.errors import UserError, nearest
+from tessera.evaluate.calibration import expected_calibration_error
 from tessera.evaluate.intervals import Estimate, bootstrap, exact_binomial
+from tessera.evaluate.posthoc import YES_NO
 from tessera.evaluate.scenes_suite import SEED, Answers, SuiteResult
 
 Strategy = Literal["random", "popular", "adversarial"]
@@ -150,27 +152,59 @@ def yes_no(said: Sequence[bool], truths: Sequence[bool]) -> YesNo:
     )
 
 
-def evaluate_probes(model: Answers, size: int = 200) -> SuiteResult:
+class Weighs(Protocol):
+    """A model that says how likely each of some labels is as its answer."""
+
+    def weigh(
+        self, images: list[Any], questions: list[str], labels: Sequence[str], calibrate: str | None = None
+    ) -> np.ndarray: ...
+
+
+def evaluate_probes(model: Answers, size: int = 200, calibrate: str | None = None) -> SuiteResult:
     """Suite `pope`: what `yes_no` says of the answers to the probes of each strategy, on held-out pictures that no
     training shows.
 
     Args:
         size: pictures, with up to twice EACH questions each for every strategy.
+        calibrate: answer by the likelier of yes and no, after what both are with this meaningless picture is taken off
+            (`tessera.evaluate.posthoc`); the calibration error of these answers is then a score too.
+
+    Raises:
+        UserError: the model cannot say how likely answers are.
     """
     result, world = SuiteResult(), ScenesWorld(seed=SEED, heldout_pictures=size)
     for strategy in STRATEGIES:
         samples = probe_world(world, strategy=strategy, pictures=size)
         asked = [sample.segments[1].text for sample in samples]  # type: ignore[union-attr]
-        said = model.answer([sample.images[0].pil() for sample in samples], asked)
+        said, sure = _said(model, [sample.images[0].pil() for sample in samples], asked, calibrate)
         truths = [str(sample.meta["answer"]) for sample in samples]
         found = yes_no([says_yes(one) for one in said], [truth == "yes" for truth in truths])
         scores = {name: score for name in YesNo.__slots__ if (score := getattr(found, name)) is not None}
+        if sure is not None:
+            right = [one == truth for one, truth in zip(said, truths, strict=True)]
+            scores["calibration_error"] = expected_calibration_error(sure, right)
         result.scores |= {f"{strategy}: {name.replace('_', ' ')}": score for name, score in scores.items()}
         result.answers += [
             {"strategy": strategy, "question": question, "truth": truth, "said": text}
             for question, truth, text in zip(asked, truths, said, strict=True)
         ]
     return result
+
+
+def _said(
+    model: Any, pictures: list[Any], questions: list[str], calibrate: str | None
+) -> tuple[list[str], np.ndarray | None]:
+    """Answers, and where they are calibrated how likely each is [n]."""
+    if calibrate is None:
+        return model.answer(pictures, questions), None
+    if not hasattr(model, "weigh"):
+        raise UserError(
+            f"the {type(model).__name__} does not say how likely an answer is; leave out the calibration, or take a"
+            " language model with eyes, such as mini/llava"
+        )
+    weighs: Weighs = model
+    found = weighs.weigh(pictures, questions, YES_NO, calibrate)
+    return [YES_NO[place] for place in found.argmax(1)], found.max(1)
 
 
 def _f1(yes: np.ndarray, true: np.ndarray, axis: int) -> Any:

@@ -1,12 +1,17 @@
-"""Low-rank adapters (LoRA) beside the weights of a language model, and merged into it when training has ended."""
+"""Low-rank adapters (LoRA) beside the weights of a language model, and merged into it when training has ended, or kept
+as the two factors of what they add."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tessera.errors import UserError
+from tessera.errors import CheckpointError, UserError, reason
 
 
 def add_lora(language_model: PreTrainedModel, *, rank: int, alpha: int, dropout: float = 0.0) -> None:
@@ -60,3 +65,34 @@ def merge_adapters(model: nn.Module) -> None:
     for module in list(model.modules()):
         if hasattr(module, "peft_config"):  # else peft would count these adapters beside later ones
             del module.peft_config
+
+
+def factors(model: nn.Module) -> dict[str, Tensor]:
+    """What the adapters add, as two matrices for each weight that one stands beside: NAME.down [r, in] and NAME.up
+    [out, r], whose product up @ down `add_factors` adds to the plain model."""
+    from peft.tuners.lora import LoraLayer
+
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            (adapter,) = module.lora_A
+            down, up = (cast(nn.Linear, held[adapter]) for held in (module.lora_A, module.lora_B))
+            found[f"{name}.down"] = down.weight.detach()
+            found[f"{name}.up"] = up.weight.detach() * float(module.scaling[adapter])
+    return found
+
+
+@torch.no_grad()
+def add_factors(model: nn.Module, found: Mapping[str, Tensor]) -> None:
+    """Add to the weights of `model` what `factors` gave, in the precision of the weights.
+
+    Raises:
+        CheckpointError: `found` names a layer that the model has not, or has another shape than that.
+    """
+    for name in sorted({key.rpartition(".")[0] for key in found}):
+        try:
+            weight: Any = model.get_submodule(name).weight
+            added = found[f"{name}.up"].to(weight) @ found[f"{name}.down"].to(weight)
+            weight.add_(added.T if isinstance(model.get_submodule(name), Conv1D) else added)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"the weights of {name!r} do not fit the language model: {reason(error)}") from error

@@ -48,7 +48,8 @@ class VDD(Paper):
                 "visual debias decoding (VDD): (1 + alpha) l(y | v, x) - alpha l(y | v', x) for words with at least"
                 " beta of the best word's probability; alpha 0.5, beta 0.1",
                 "a logits processor of transformers with caches of its own: greedy, sampling, beams, padded batches",
-                "on the command line: `tessera ask`, `caption` and `chat` with --debias KIND, --alpha and --beta",
+                "on the command line: `tessera ask`, `caption`, `chat` and `evaluate` with --debias KIND, --alpha and"
+                " --beta; `evaluate --suite pope --calibrate KIND` for the post-hoc debias",
                 "probes of absent objects as POPE asks them, from the scenes world: random, popular, adversarial",
             ],
             "stages": ["none: nothing is trained"],

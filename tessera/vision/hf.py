@@ -1,5 +1,6 @@
-"""Published image encoders of transformers behind the interface of all backbones: CLIPVisionModel (alone or in a whole
-CLIP), ViTModel, ViTMAEModel (which sees whole pictures here), Dinov2Model.
+"""Published image encoders of transformers behind the interface of all backbones: CLIPVisionModel and
+SiglipVisionModel (alone or in a whole CLIP or SigLIP), ViTModel, ViTMAEModel (which sees whole pictures here),
+Dinov2Model.
 
     backbone = create("/models/clip-vit-large-patch14")  # tessera.vision.registry
 
@@ -21,6 +22,7 @@ from transformers import (
     Dinov2Model,
     PreTrainedConfig,
     PreTrainedModel,
+    SiglipVisionModel,
     ViTMAEModel,
     ViTModel,
 )
@@ -32,10 +34,12 @@ from tessera.vision.base import VisionBackbone, VisionOutput, whole_tiles
 from tessera.vision.registry import register_type
 from tessera.weights import read_model
 
-# By the type that config.json names; a whole CLIP is read for its image half.
+# By the type that config.json names; a whole CLIP or SigLIP is read for its image half.
 KINDS: dict[str, type[PreTrainedModel]] = {
     "clip": CLIPVisionModel,
     "clip_vision_model": CLIPVisionModel,
+    "siglip": SiglipVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
     "vit": ViTModel,
     "vit_mae": ViTMAEModel,
     "dinov2": Dinov2Model,
@@ -73,6 +77,7 @@ class PublishedVisionConfig(PreTrainedConfig):
 class PublishedBackbone(VisionBackbone):
     """Tokens are the last states after the final norm (CLIP itself applies that norm to the class token alone; the
     states before it are `hidden_states[-1]`), `pooled` is the class token. Hidden states have it first, [B, 1 + N, C].
+    SigLIP has none: its `pooled` is what its head makes of all tokens, or their mean where it has no head.
 
     Args:
         vision: a ready encoder, taken as it is; by default made from the configuration.
@@ -97,9 +102,15 @@ class PublishedBackbone(VisionBackbone):
         return self.config.vision_config.hidden_size
 
     @property
+    def class_token(self) -> bool:
+        """Whether one stands before the states of the patches."""
+        return not isinstance(self.vision, SiglipVisionModel)
+
+    @property
     def final_norm(self) -> nn.Module:
-        """CLIP's has a name of its own."""
-        return getattr(self.vision, "post_layernorm" if isinstance(self.vision, CLIPVisionModel) else "layernorm")
+        """CLIP's and SigLIP's have a name of their own."""
+        named = isinstance(self.vision, CLIPVisionModel | SiglipVisionModel)
+        return getattr(self.vision, "post_layernorm" if named else "layernorm")
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """The patches of a picture. Raises UserError where they do not fill it."""
@@ -121,6 +132,9 @@ class PublishedBackbone(VisionBackbone):
         if isinstance(self.vision, CLIPVisionModel):
             states = self.vision.post_layernorm(states)
         hidden = tuple(out.hidden_states[1:]) if output_hidden_states else None
+        if isinstance(self.vision, SiglipVisionModel):
+            pooled = states.mean(1) if out.pooler_output is None else out.pooler_output
+            return VisionOutput(states, grid, pooled, hidden)
         return VisionOutput(states[:, 1:], grid, states[:, 0], hidden)
 
 

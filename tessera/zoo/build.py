@@ -28,17 +28,31 @@ def recipe(name: str) -> Recipe:
 
 
 def build(
-    name: str, out: str | Path, *, seed: int = 0, steps: int | None = None, resume: bool = False
+    name: str,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    resume: bool = False,
+    data: Path | None = None,
 ) -> dict[str, Any]:
     """Train a part in `out`/run and write it, with its card, to `out`/NAME. Returns the card.
 
+    Args:
+        data: a folder of files that it learns from too.
+
     Raises:
-        UserError: an unknown part, or `out` holds a run and `resume` is off.
+        UserError: an unknown part, one that takes no data, or `out` holds a run and `resume` is off.
+        DataError: the files are not there.
     """
     from tessera.train.engine import Trainer
     from tessera.train.log import read_lines
 
     chosen = recipe(name)
+    if data is not None:
+        if chosen.reading is None:
+            raise UserError(f"the recipe of {name} learns from the embedded worlds alone; leave out --data")
+        chosen = chosen.reading(data)
     steps = steps or chosen.steps
     out = Path(out)
     trainer = Trainer(out / "run", config={"recipe": name, "steps": steps}, seed=seed, resume=resume)

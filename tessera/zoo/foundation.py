@@ -30,7 +30,7 @@ from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.diffusion.painter import Painter
 from tessera.models.diffusion.published import load_published
 from tessera.weights import Model, read_model
-from tessera.zoo.parts import load_tokenizer, locate
+from tessera.zoo.parts import autoencoder_of, load_tokenizer, locate
 
 PUBLISHED = ("language", "vision", "painter", "adapter", "image_encoder")
 MINI = {
@@ -147,7 +147,7 @@ def load_mini(names: Mapping[str, str] | None = None, dtype: torch.dtype = torch
     vision = read_part(CLIPVisionModel, where["vision"], dtype, attn_implementation=ATTENTION)
     encoder = read_part(CLIPTextModel, where["text_encoder"], dtype)
     words = read_tokenizer(where["text_encoder"])
-    painter = Painter.from_pretrained(where["painter"], dtype)
+    painter = Painter.from_pretrained(where["painter"], dtype, autoencoder_of(chosen["painter"]))
     pixels = _pixels(vision)
     image = ImageConditioner(painter, vision, pixels, MINI_LAYERS)
     return Foundation(tokenizer, language, vision, pixels, painter, TextConditioner(words, encoder), image).freeze()

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tessera.errors import UserError, nearest
+from tessera.errors import CheckpointError, UserError, nearest
+from tessera.files import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "parts"
 CARD = "card.json"
 PREFIX = "mini/"
+AUTOENCODER, WEIGHTS = "mini/autoencoder", "diffusion_pytorch_model.safetensors"
 
 
 def shipped() -> list[str]:
@@ -63,6 +65,23 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(locate(str(name)), trust_remote_code=False))
+
+
+def autoencoder_of(name: str) -> Path | None:
+    """Where the autoencoder of a diffusion part lies: None for its own folder, or that of mini/autoencoder, where a
+    mini part ships without its own copy of it.
+
+    Raises:
+        CheckpointError: the part was trained upon another one, by the hash on its card.
+    """
+    if not name.startswith(PREFIX) or (Path(locate(name)) / "vae").is_dir():
+        return None
+    folder = Path(locate(AUTOENCODER))
+    if sha256(folder / WEIGHTS) != card(name)["files"].get(f"vae/{WEIGHTS}"):
+        raise CheckpointError(
+            f"{name} was trained upon another {AUTOENCODER} than is here; put its own in its folder vae"
+        )
+    return folder
 
 
 def card(name: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""A start for VL-GPT in which its language model reads and writes pictures where it has read and written sketches.
+"""A start in which a language model reads pictures, and in VL-GPT writes them, where it has read and written sketches.
 
 `mini/lm` has read of scenes in sketches (`tessera.zoo.sketches`), not in visual embeddings. Tuned on these as they
-come, it loses more of what it knows than it finds again in a demonstration's time. So the projector before it starts
-by telling the sketch of a picture, what hides a picture starts as what hid a sketch, and the regression head starts by
-reading, in the hidden states from which a sketch would have been told, the embeddings themselves.
+come, it loses more of what it knows than it finds again in a demonstration's time. So the connector or projector
+before it starts by telling the sketch of a picture. In VL-GPT what hides a picture starts as what hid a sketch, and the
+regression head starts by reading, in the hidden states from which a sketch would have been told, the embeddings
+themselves.
 
-Shape legend: M pictures; N = Q embeddings a picture, of width d; W words of a sketch.
+Shape legend: M pictures; N = Q embeddings a picture, of width d, or states of width C that a connector
+reads; W words of a sketch.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tessera.connect.connectors import TwoLayers
 from tessera.data.packing import Batch
 from tessera.data.sample import Image
 from tessera.data.worlds import open_world
@@ -63,13 +66,27 @@ def start_reading(
             f" above 0 and {PLACES} embeddings a picture; set model.visual_projector=mlp, or told=0"
         )
     middle, table = told.mean(0), cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
-    inner, told_by = projector.mlp.fc1, nn.Linear(embeds.shape[2], told.shape[2])
-    _fit(nn.Sequential(inner, projector.mlp.activation, told_by), embeds, told - middle, PICTURES)
+    _tell(projector.mlp, embeds, told - middle, table[words])
     with torch.no_grad():
-        projector.mlp.fc2.weight.copy_(table[words].T @ told_by.weight)
-        projector.mlp.fc2.bias.copy_(told_by.bias @ table[words])
         projector.places.weight.copy_(middle @ table[words])
         mask.weight.copy_(table[place].expand_as(mask.weight))
+
+
+def start_connector(connector: TwoLayers, states: Tensor, told: Tensor, words: Tensor) -> None:
+    """Let a connector tell sketches, each token the place that it lies in.
+
+    Args:
+        states: what it reads of pictures, [M, N, C]; its channels may differ in spread, as layers of an encoder do.
+        told: of the sketches of the same pictures, the place of each token, [M, N, W].
+        words: the language model's embedding of each word, [W, d].
+    """
+    mean, spread = states.flatten(0, 1).mean(0), states.flatten(0, 1).std(0) + 1e-6
+    middle, mlp = told.flatten(0, 1).mean(0), connector.mlp
+    _tell(mlp, (states - mean) / spread, told - middle, words)
+    with torch.no_grad():
+        mlp.fc1.weight.div_(spread)
+        mlp.fc1.bias.sub_(mlp.fc1.weight @ mean)
+        mlp.fc2.bias.add_(middle @ words)
 
 
 def start_writing(
@@ -98,6 +115,15 @@ def start_writing(
         states.append(hidden[:, :-1][steps])
         targets.append(model.visual_targets(batch.input_ids, embeds, steps))
     _fit(head, torch.cat(states), torch.cat(targets), STATES)
+
+
+def _tell(mlp: Mlp, inputs: Tensor, told: Tensor, words: Tensor) -> None:
+    """Let two layers give, of inputs [M, N, C], the sum of embeddings `words` [W, d] that `told` [M, N, W] weighs."""
+    told_by = nn.Linear(mlp.fc1.out_features, told.shape[2])
+    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told, PICTURES)
+    with torch.no_grad():
+        mlp.fc2.weight.copy_(words.T @ told_by.weight)
+        mlp.fc2.bias.copy_(told_by.bias @ words)
 
 
 def _fit(module: nn.Module, inputs: Tensor, targets: Tensor, number: int) -> None:

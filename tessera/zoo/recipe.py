@@ -25,6 +25,7 @@ class Recipe:
         save: writes the trained part of the last stage's model into a folder, in the published layout of its class.
         scores: measures a saved part on held-out pictures and combinations.
         gates: score name -> the least value with which a part ships.
+        reading: makes of a folder of files the recipe that learns from them too; None where it takes none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Recipe:
     save: Callable[[nn.Module, Path], None]
     scores: Callable[[Path], dict[str, Estimate]]
     gates: Mapping[str, float]
+    reading: Callable[[Path], Recipe] | None = None
 
 
 class Feed:

@@ -23,7 +23,7 @@ from tessera.errors import CheckpointError, UserError
 from tessera.models.diffusion.painter import CONSTANTS_FILE, load_parts
 from tessera.models.diffusion.perception import PerceptionConfig, PerceptionModel
 from tessera.zoo.foundation import read_part, read_tokenizer
-from tessera.zoo.parts import locate, quiet
+from tessera.zoo.parts import autoencoder_of, locate, quiet
 
 TEXT = "mini/clip"  # of painters of ours, which are saved without their text tower
 
@@ -105,7 +105,7 @@ def read_text_to_image(name: str, text: str | None = None, dtype: torch.dtype = 
     """
     folder = Path(locate(name))
     with quiet():
-        unet, autoencoder, _ = load_parts(folder, dtype)
+        unet, autoencoder, _ = load_parts(folder, dtype, autoencoder_of(name))
         beside = text is None and (folder / "text_encoder").is_dir()
         where = Path(locate(text or TEXT))
         tower = read_part(CLIPTextModel, folder / "text_encoder" if beside else where, dtype)

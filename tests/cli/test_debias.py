@@ -6,19 +6,21 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from transformers import LogitsProcessorList
 
 import tessera
 from tessera.cli import main
-from tessera.cli.using import Ask
+from tessera.cli.using import Ask, Evaluate
 from tessera.data.sample import Image, Text
+from tessera.evaluate.hallucination import evaluate_probes
+from tessera.evaluate.posthoc import label_probabilities, label_words, post_hoc, shares
 from tessera.generate.debias import Debiasing, VisualDebias
 from tessera.generate.meaningless import KINDS, meaningless
 from tessera.generate.prompts import collate
-from tests.vision_chat_tiny import noise, vision_chat
+from tests.vision_chat_tiny import noise, vision_chat, words
 
 Refused = Callable[..., str]
 ASKED = ["what?", "which colour is it?"]
@@ -29,6 +31,16 @@ STRONG = ["--alpha", "4", "--beta", "0.001"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("seeing") / "model"
     vision_chat().save(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def yes_or_no(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that has a word for either."""
+    read = words()
+    read.add_tokens(["yes", "no"])
+    place = tmp_path_factory.mktemp("weighing") / "model"
+    vision_chat(read=read).save(place)
     return place
 
 
@@ -93,6 +105,48 @@ def test_captions_and_dialogues_are_debiased_as_from_python(
     assert capsys.readouterr().out.split() == f"{one} {two}".split()
 
 
+def scored(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> dict[str, Any]:
+    """The result of the suite of probes."""
+    assert main(["evaluate", "--model", str(folder), "--suite", "pope", "--size", "2", "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.light("vdd", "use")
+def test_probes_are_answered_debiased_or_calibrated_as_from_python(
+    yes_or_no: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = yes_or_no
+    plain = scored(capsys, folder)
+    debiased = scored(capsys, folder, "--debias", "none", *STRONG)
+    assert (debiased["debias"], debiased["alpha"], debiased["beta"]) == ("none", 4.0, 0.001) and "debias" not in plain
+    chat = tessera.load(folder)
+    chat.debias = Debiasing(kind="none", alpha=4, beta=0.001)
+    assert debiased["scores"] == {name: one.to_json() for name, one in evaluate_probes(chat, 2).scores.items()}
+    calibrated = scored(capsys, folder, "--calibrate", "noise")
+    assert calibrated["calibrate"] == "noise" and "adversarial: calibration error" in calibrated["scores"]
+    found = evaluate_probes(tessera.load(folder), 2, calibrate="noise").scores
+    assert calibrated["scores"] == {name: one.to_json() for name, one in found.items()}
+
+
+def test_calibrated_shares_are_the_models_own_over_what_it_says_without_the_picture(
+    yes_or_no: Path, picture: str
+) -> None:
+    chat, labels = tessera.load(yes_or_no), ["yes", "no"]
+    given, seen = ([picture] * 2, ASKED, labels), []
+    for blind in (False, True):
+        shown = Image(picture, False, role="user")
+        prompts = [chat.builder.prompt((shown, Text(question, False, "user"))) for question in ASKED]
+        inputs = collate(prompts, chat.pixels, pad_id=0)
+        if blind:
+            (inputs,) = meaningless(inputs, "none", image_token_id=chat.model.config.image_token_id)
+        said = chat.model.generate(
+            **inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True, output_logits=True
+        )
+        seen.append(label_probabilities(said.logits[0], label_words(chat.tokenizer, labels)))
+    assert chat.weigh(*given) == pytest.approx(shares(seen[0]).numpy())
+    assert chat.weigh(*given, calibrate="none") == pytest.approx(post_hoc(*seen).numpy())
+
+
 def test_a_question_in_words_alone_is_refused(folder: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("what?\n"))
     said = refused("chat", "--model", folder, "--debias", "none")
@@ -121,5 +175,27 @@ def test_options_that_make_no_contrast_are_refused(
 
 
 def test_the_commands_know_every_kind_of_meaningless_picture() -> None:
-    kinds, _ = get_args(get_type_hints(Ask)["debias"])
-    assert get_args(kinds) == KINDS
+    for options, name in ((Ask, "debias"), (Evaluate, "debias"), (Evaluate, "calibrate")):
+        kinds, _ = get_args(get_type_hints(options)[name])
+        assert get_args(kinds) == KINDS
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--suite", "scenes", "--calibrate", "none"], "--calibrate is of answers yes or no; take --suite pope"),
+        (["--suite", "pope", "--calibrate", "none", "--debias", "none"], "take the same prior off twice"),
+        (["--suite", "pope", "--calibrate", "nune"], "--calibrate does not know 'nune'; did you mean 'none'?"),
+        (["--suite", "pope", "--calibrate", "unk"], "'unk' needs the tokenizer's unknown word"),
+        (["--suite", "pope", "--beta", "1"], "--beta is of debiasing"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(
+    options: list[str], sentence: str, yes_or_no: Path, refused: Refused
+) -> None:
+    assert sentence in refused("evaluate", "--model", yes_or_no, "--size", "2", *options)
+
+
+def test_a_model_that_cannot_be_calibrated_is_named(model: Path, refused: Refused) -> None:
+    said = refused("evaluate", "--model", model, "--suite", "pope", "--size", "2", "--calibrate", "none")
+    assert "the Assistant does not say how likely an answer is; leave out the calibration" in said

@@ -60,6 +60,17 @@ def test_pictures_are_captioned_and_asked_about(
     assert [row["question"] for row in json.loads(capsys.readouterr().out)] == ["what?", "which colour?"]
 
 
+def test_a_question_is_asked_about_several_pictures(
+    folder: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tessera
+
+    asked = ["is <image> left of <image>?", "which is larger?"]
+    assert main(["ask", pictures[0], *asked, "--image", pictures[1], "--model", str(folder), "--json"]) == 0
+    said = [row["answer"] for row in json.loads(capsys.readouterr().out)]
+    assert said == tessera.load(folder).answer([pictures, pictures], asked)
+
+
 def test_it_is_scored_on_questions_captions_and_what_is_not_there(
     folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tessera.connect.connectors import TwoLayers
 from tessera.data.packing import Batch
 from tessera.data.worlds import open_world
 from tessera.errors import UserError
-from tessera.zoo.reading import sketchable, start_reading, start_writing
+from tessera.zoo.reading import sketchable, start_connector, start_reading, start_writing
 from tessera.zoo.sketches import PLACES, WORDS
 from tests.models.vlgpt_tiny import BEGIN, END, START, STOP, D, batch, tiny_model, tokenizer_config, words
 
@@ -95,3 +96,15 @@ def test_without_projector_or_masks_it_says_what_to_set(fields):
 def test_one_layer_cannot_write_sketches():
     with pytest.raises(UserError, match="set model.regression_head=mlp, or told=0"):
         start_writing(model_of(regression_head="linear"), [], lambda images: torch.zeros(0))
+
+
+def test_a_connector_gives_the_mean_of_a_sketchs_words_however_its_channels_are_spread():
+    told, _ = sketches_and_embeds(700)
+    generator = torch.Generator().manual_seed(5)
+    maps, words = (torch.randn(len(WORDS), 64, generator=generator) for _ in range(2))
+    scaled = (told - told.mean((0, 1))) @ maps * torch.logspace(-2, 2, 64) + 3
+    connector = TwoLayers(64, 64)
+    start_connector(connector, scaled[:640], told[:640], words)
+    wanted, middle = told[640:] @ words, told[:640].mean((0, 1)) @ words
+    error = (connector(scaled[640:], (4, 4)) - wanted).square().mean()
+    assert error < 0.1 * (wanted - middle).square().mean()

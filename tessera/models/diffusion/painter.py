@@ -244,21 +244,24 @@ class Painter(nn.Module):
             save_file({name: getattr(self, name).contiguous() for name in CONSTANTS}, folder / CONSTANTS_FILE)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> Painter:
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32, vae: Path | None = None) -> Painter:
         """The painter that `save_pretrained` wrote.
+
+        Args:
+            vae: as of `load_parts`.
 
         Raises:
             CheckpointError: a part is missing, damaged, pickled, or of another model.
         """
         path = Path(path)
-        unet, vae, scheduler = load_parts(path, dtype)
+        unet, autoencoder, scheduler = load_parts(path, dtype, vae)
         projection = adapter.attach(unet, adapter.read_adapter(path / ADAPTER_FILE))
         try:
             stored = load_file(path / CONSTANTS_FILE)
             constants = {name: stored[name].to(dtype) for name in CONSTANTS}
         except (SafetensorError, OSError, KeyError) as error:
             raise CheckpointError(f"{path / CONSTANTS_FILE} is missing or damaged: {error}") from error
-        latent = (1, vae.config.latent_channels)
+        latent = (1, autoencoder.config.latent_channels)
         fits = {
             "null_text": (2, unet.config.cross_attention_dim), "null_patches": (2, projection.proj_in.in_features),
             "latent_mean": latent, "latent_spread": latent,
@@ -268,7 +271,7 @@ class Painter(nn.Module):
                 raise CheckpointError(
                     f"{path / CONSTANTS_FILE} does not fit its painter: {name} has shape {list(value.shape)}"
                 )
-        return cls(unet, vae, scheduler, projection, **constants).eval()
+        return cls(unet, autoencoder, scheduler, projection, **constants).eval()
 
 
 def save_autoencoder(vae: AutoencoderTiny | AutoencoderKL, folder: Path) -> None:
@@ -287,31 +290,35 @@ def _clean(config: Path) -> None:
 
 
 def load_parts(
-    path: Path, dtype: torch.dtype = torch.float32
+    path: Path, dtype: torch.dtype = torch.float32, vae: Path | None = None
 ) -> tuple[UNet2DConditionModel, AutoencoderTiny | AutoencoderKL, DDIMScheduler]:
     """U-Net, autoencoder and scheduler of a folder with unet/, vae/ and scheduler/, safetensors only.
+
+    Args:
+        vae: the autoencoder's folder, where it lies elsewhere.
 
     Raises:
         CheckpointError: one is missing, damaged or pickled.
     """
-    for part in ("unet", "vae", "scheduler"):
-        if not (path / part).is_dir():
+    held = path / "vae" if vae is None else vae
+    for part, folder in (("unet", path / "unet"), ("vae", held), ("scheduler", path / "scheduler")):
+        if not folder.is_dir():
             raise CheckpointError(f"{path} has no folder {part!r}: it is not a diffusion model in diffusers' layout")
     try:
-        kind = AutoencoderKL.load_config(path / "vae")["_class_name"]
+        kind = AutoencoderKL.load_config(held)["_class_name"]
         autoencoder = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind]
         options = {"use_safetensors": True, "torch_dtype": dtype, "local_files_only": True}
         unet = _whole(UNet2DConditionModel, path / "unet", options)
-        vae = _whole(autoencoder, path / "vae", options)
+        decoder = _whole(autoencoder, held, options)
         # Latents are no pixels and are never clipped; the PNDM configuration of a release need not say so.
         scheduler = DDIMScheduler.from_pretrained(path / "scheduler", clip_sample=False, local_files_only=True)
     except KeyError as error:
-        raise CheckpointError(f"{path / 'vae'} is an autoencoder of an unknown kind: {error}") from error
+        raise CheckpointError(f"{held} is an autoencoder of an unknown kind: {error}") from error
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be loaded as a diffusion model in safetensors: {reason(error)}"
         ) from error
-    return unet, vae, scheduler
+    return unet, decoder, scheduler
 
 
 def _whole(kind: type[Any], folder: Path, options: dict[str, Any]) -> Any:

@@ -42,6 +42,8 @@ class LVLMConfig(PreTrainedConfig):
         reduce_after: how many layers of the language model read all tokens, before the reducer, see `Inside`. None puts
             it between encoder and connector, where it looks at the tokens alone, so that it cannot be one that chooses
             by importance.
+        image_grid_pinpoints: height and width in pixels of the sheets of tiles that show pictures of any shape, as
+            LLaVA-NeXT has them; see `Sheets`. None shows the whole picture alone.
         image_token_id: stands in `input_ids` where a token of a picture goes; it may lie outside the vocabulary, and
             is never generated.
     """
@@ -68,6 +70,7 @@ class LVLMConfig(PreTrainedConfig):
     keep_ratio: float | int | None = None
     keep_tokens: int | None = None
     reduce_after: int | None = None
+    image_grid_pinpoints: list[list[int]] | None = None
     image_token_id: int = 32000
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -79,6 +82,13 @@ class LVLMConfig(PreTrainedConfig):
             raise UserError(
                 f"vision_feature_layer is {self.vision_feature_layer}; blocks count from 1, or from -1 backwards, and"
                 " at least one is read"
+            )
+        if self.image_grid_pinpoints is not None and (
+            self.reducer is not None or self.vision_feature_select_strategy != "default"
+        ):
+            raise UserError(
+                "sheets of tiles (image_grid_pinpoints) are made of the whole grid of each tile; leave out the reducer,"
+                " and read 'default'"
             )
         if self.slot() is not None and self.vision_feature_select_strategy == "class":
             raise UserError(

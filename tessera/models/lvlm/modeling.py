@@ -33,6 +33,7 @@ from tessera.models.lvlm.inside import Inside, sequences
 from tessera.models.lvlm.language import learned_words, packed_mask, takes_positions
 from tessera.models.lvlm.outputs import LVLMOutput
 from tessera.models.lvlm.seeing import SeeingLanguageModel
+from tessera.models.lvlm.sheets import Sheets
 from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.vision.base import VisionBackbone, VisionOutput
@@ -68,6 +69,10 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
                 config.connector, read, table.embedding_dim, **(config.connector_options or {})
             )
         self.connector = connector
+        self.sheets: Sheets | None = None
+        if config.image_grid_pinpoints is not None:
+            words: Any = self.get_input_embeddings()
+            self.sheets = Sheets(config.image_grid_pinpoints, config.vision_config.image_size, words.embedding_dim)
         self.slot = config.slot() if config.reduce_after is None else None
         if self.slot is not None:
             self.slot.check(self._grid())
@@ -95,6 +100,12 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         if self.slot is not None:
             grid = self.slot.left(grid)
         return self.connector.count(grid, extra=int(strategy == "full"))
+
+    def num_picture_tokens(self, height: int, width: int) -> int:
+        """Tokens of a picture that was height x width pixels: N, unless it is shown on sheets."""
+        if self.sheets is None:
+            return self.num_image_tokens()
+        return self.sheets.count(height, width, self.connector.left(self._grid()))
 
     def _inside(self) -> Inside | None:
         """The reducer inside the language model."""
@@ -143,15 +154,33 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
             raise UserError(f"vision_feature_layer is {layer}, but the encoder has {len(states)} blocks")
         return states[place]
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Pixels [M, 3, H, W] -> tokens [M, N, d] for the language model; M may be 0."""
+    def encode_images(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
+        """Pixels [M, 3, H, W] -> tokens [M, N, d] for the language model; M may be 0. Where pictures are shown on
+        sheets, pixels [T, 3, H, W] of their tiles -> tokens [S, d] of all of them, one after the other.
+
+        Args:
+            image_sizes: int64 [M, 2], height and width of the pictures that the tiles are of.
+
+        Raises:
+            UserError: pictures on sheets without their sizes.
+            DataError: another number of tiles than such pictures have.
+        """
         if not len(pixel_values):  # one blank picture, of which nothing is kept: each process touches each part
-            return self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
+            return self._tokens(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[0][:0]
+        tokens, grid = self._tokens(pixel_values)
+        if self.sheets is None:
+            return tokens
+        if image_sizes is None:
+            raise UserError("this model shows pictures on sheets of tiles; give image_sizes, their height and width")
+        return self.sheets(tokens, image_sizes, self.connector.left(grid))
+
+    def _tokens(self, pixel_values: Tensor) -> tuple[Tensor, Grid]:
+        """[M, 3, H, W] -> [M, N, d], and the grid that the connector read."""
         features, grid = self.visual_features(pixel_values)
         tokens = self.connector(features.to(next(self.connector.parameters()).dtype), grid)
         if self.inside is not None:
             self.inside.check_tokens(tokens.shape[1])
-        return tokens
+        return tokens, grid
 
     def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None) -> Tensor:
         """Words and pictures as one run: input_ids [B, L], image_embeds [M, N, d] or [M * N, d] -> [B, L, d].
@@ -171,6 +200,7 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_embeds: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -187,6 +217,7 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
                 other. None: each row is one sequence.
             attention_mask: [B, L], 0 for padding; not together with `segment_ids`.
             pixel_values: [M, 3, H, W], or `image_embeds` [M, N, d] from `encode_images`.
+            image_sizes: as of `encode_images`.
             logits_to_keep: as in transformers: how many of the last positions are scored, 0 for all.
             num_text: denominator of the mean, by default the targets of this batch: those of the whole accumulated
                 step over all processes.
@@ -198,7 +229,7 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
             TrainingStopped: nothing in the batch is learned and no denominator was given.
         """
         if image_embeds is None and pixel_values is not None:
-            image_embeds = self.encode_images(pixel_values)
+            image_embeds = self.encode_images(pixel_values, image_sizes)
         if inputs_embeds is None:
             if input_ids is None:
                 raise UserError("give input_ids or inputs_embeds; both are missing")
@@ -255,6 +286,7 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         stopping_criteria: StoppingCriteriaList | None = None,
         *,
         pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         **options: Any,
     ) -> Any:
         """Continue prompts with transformers' own `generate`, whose further arguments all work: beams, sampling,
@@ -263,6 +295,7 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         Args:
             inputs: int64 [B, L], or as `input_ids`; pad on the left and give `attention_mask`.
             pixel_values: [M, 3, H, W] of the pictures in the prompts, row by row; or `image_embeds` [M, N, d].
+            image_sizes: as of `encode_images`.
 
         Raises:
             UserError: a prompt leaves the language model no position to answer in.
@@ -273,7 +306,7 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         if ids is not None:
             stopping_criteria = within_context(self.config, stopping_criteria, ids, options.get("attention_mask"))
         if pixel_values is not None:
-            options["image_embeds"] = self.encode_images(pixel_values)
+            options["image_embeds"] = self.encode_images(pixel_values, image_sizes)
         parent: Any = super()  # whose own types ask for a protocol that no model is known to meet; as below
         return parent.generate(inputs, generation_config, processors, stopping_criteria, **options)
 
