@@ -216,6 +216,8 @@ class FourierVLM(Paper):
 
         def stages() -> Iterator[Stage]:
             made.append(model := parts.model(**recipe.fields()))
+            if "keep_side" in options.settings:
+                _check_fewer(recipe, model)
             builder = parts.builder(model.num_image_tokens(), recipe.row_length)
             objective = FrozenEyes(model, pixels_of(model))
 
@@ -250,6 +252,17 @@ def open_dialogues(data: Sequence[str], default: World) -> list[tuple[Source, fl
     tasks = [next((one for one in ("conversations", "questions") if one in world.tasks), None) for world in worlds]
     found = [world.source(task) for world, task in zip(worlds, tasks, strict=True) if task is not None]
     return [(source, float(len(source))) for source in found] or open_captions(data, default)
+
+
+def _check_fewer(recipe: Recipe, model: LVLMForConditionalGeneration) -> None:
+    """Raise UserError where more tokens are asked for than there are: the whole grid would pass as it is."""
+    size = model.config.vision_config.image_size
+    rows, columns = model.vision.grid_of(size, size)
+    if recipe.reducer != "none" and recipe.keep_side > min(rows, columns):
+        raise UserError(
+            f"keep_side is {recipe.keep_side}, and the encoder's grid is {rows} x {columns}: more tokens are asked for"
+            f" than there are; give {min(rows, columns)} or less"
+        )
 
 
 def _learned(batch: Batch) -> dict[str, int]:

@@ -79,3 +79,11 @@ def test_recipes_are_shortened_in_proportion_and_refuse_parts_that_do_not_divide
     ]  # fmt: skip
     with pytest.raises(UserError, match="9 rows do not divide into 2 parts"):
         change(RECIPES["mini"], {"connect.rows": "9", "connect.accumulate": "2"})
+
+
+def test_more_tokens_than_there_are_are_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "fourier-vlm", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2"]
+    assert main([*line, "--set", *SMALL, "keep_side=12"]) == 2
+    said = capsys.readouterr().err
+    assert "keep_side is 12, and the encoder's grid is 8 x 8: more tokens are asked for than there are" in said
+    assert not (tmp_path / "run" / "model").exists()
