@@ -116,12 +116,12 @@ class Trainer:
         latest, offset = self._open(), 0
         log = MetricsLog(self.out, self.store.last_step(latest), self.tensorboard) if self.main else None
         try:
-            with memory.kept():
-                state.seed_generators(self.seed, 0, 0)
-                for position, stage in enumerate(stages):
+            state.seed_generators(self.seed, 0, 0)
+            for position, stage in enumerate(stages):
+                with memory.kept():  # of steps alone: what the making of a stage takes goes back
                     self._run_stage(stage, position, offset, latest, log, total_steps)
-                    offset += stage.steps
-                    state.seed_generators(self.seed, position + 1, 0)
+                offset += stage.steps
+                state.seed_generators(self.seed, position + 1, 0)
         finally:
             self.reporter.stop()
             if log is not None:
