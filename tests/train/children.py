@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -64,18 +65,16 @@ def asks(out: Path, step: int, number: int) -> None:
     train(out, callbacks=[Callback(every=step, function=lambda event: os.kill(os.getpid(), number))])
 
 
-def lines(out: Path) -> int:
-    file = out / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def dies(out: Path, step: int, calls: int) -> None:
+    """Train, and be killed so many calls of functions after a step."""
+    left = [calls]
 
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        left[0] -= event == "call"
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def kill_after(out: Path, pid: int, steps: int, jitter: float) -> int:
-    """Kill a child once its log has `steps` lines and `jitter` seconds went by."""
-    while lines(out) < steps and os.waitpid(pid, os.WNOHANG)[0] == 0:
-        time.sleep(0.001)
-    time.sleep(jitter)
-    os.kill(pid, signal.SIGKILL)
-    return end(pid)
+    train(out, callbacks=[Callback(every=step, function=lambda event: sys.setprofile(count))])
 
 
 def kills(out: Path) -> dict[str, Any]:
@@ -83,8 +82,8 @@ def kills(out: Path) -> dict[str, Any]:
     draws = random.Random(5)
     codes = []
     for steps in (2, 6, 11, 14, 20):
-        pid = start(lambda: train(out / "killed"), out / "killed.log")
-        codes.append(kill_after(out / "killed", pid, steps, draws.random() * 0.03))
+        work = partial(dies, out / "killed", steps, draws.randint(1, 400))
+        codes.append(end(start(work, out / "killed.log")))
     codes.append(end(start(lambda: train(out / "killed"), out / "killed.log")))
     for steps, number in ((4, signal.SIGTERM), (16, signal.SIGINT)):
         work = partial(asks, out / "asked", steps, number)
