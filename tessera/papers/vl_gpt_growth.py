@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from tessera.data.packing import Batch
 from tessera.data.sample import Image
 from tessera.data.sequence import IGNORED
 from tessera.papers.vl_gpt_steps import SIZES, Bench, Size, llama, whole
-from tessera.study.bench import Measure
+from tessera.study.bench import Measure, timed
 from tessera.train.memory import kept
 
 LENGTHS = tuple(2**power for power in range(7, 14))  # 128 to 8192, one sequence a step
@@ -55,18 +54,10 @@ def step_times(bench: Bench) -> tuple[float, float]:
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(ROUNDS + 1):
         for way, found in zip(ways, seconds, strict=True):
-            took = _time(way, bench.device)
+            took = timed(way, bench.device)
             if number:  # the first warms up
                 found.append(took)
     return 1e3 * statistics.median(seconds[0]), 1e3 * statistics.median(seconds[1])
-
-
-def _time(way: Callable[[], object], device: torch.device) -> float:
-    began = time.perf_counter()
-    way()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:

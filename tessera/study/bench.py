@@ -161,7 +161,7 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in sorted(ways, reverse=bool(number % 2)):  # turn and turn about, so that no one always comes first
-            seconds[name].append(_time(ways[name], device))
+            seconds[name].append(timed(ways[name], device))
     speeds = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
     median = {name: statistics.median(row) for name, row in seconds.items()}
     rate = product_macs / median["ceiling"]
@@ -203,7 +203,7 @@ def _large_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
     return lambda: matrix @ matrix, float(side**3)
 
 
-def _time(way: Callable[[], object], device: torch.device) -> float:
+def timed(way: Callable[[], object], device: torch.device) -> float:
     """Seconds of one run, to its end on the device."""
     began = time.perf_counter()
     way()

@@ -17,8 +17,7 @@ _AFTER = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # to which glibc itse
 @contextmanager
 def kept() -> Iterator[None]:
     """Within, what is freed stays with the process. By default glibc gives large blocks back to the system, which
-    clears every page anew when the next step takes them: an eighth of a step of VL-GPT on a processor. Elsewhere
-    nothing changes."""
+    clears every page anew when the next step takes them. Elsewhere nothing changes."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     able = hasattr(library, "mallopt") and hasattr(library, "malloc_trim")
     if library is not None and able:

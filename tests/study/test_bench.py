@@ -39,7 +39,7 @@ def test_both_take_turns_and_neither_always_comes_first(small_product: None) -> 
 def test_the_speed_is_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch, small_product: None) -> None:
     one = race()
     seconds = {one.ours: iter([2.0, 2.0, 2.0]), one.theirs: iter([2.0, 3.0, 40.0])}
-    monkeypatch.setattr(bench, "_time", lambda way, device: next(seconds[way]) if way in seconds else 16**3 * 1e-6)
+    monkeypatch.setattr(bench, "timed", lambda way, device: next(seconds[way]) if way in seconds else 16**3 * 1e-6)
     found = run(one, CPU, rounds=3)
     assert (found["speed"], found["slowest"], found["fastest"]) == (1.5, 1.0, 20.0)
     assert (found["ours_ms"], found["theirs_ms"]) == (2000.0, 3000.0)
@@ -104,7 +104,7 @@ def test_what_is_no_race_stands_beside_its_bounds_and_may_follow_from_a_race(sma
 def test_a_race_may_bring_work_of_its_own_as_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     one = replace(race(), ceiling=(lambda: None, 4e6))
     seconds = {one.ours: 2.0, one.theirs: 2.0}
-    monkeypatch.setattr(bench, "_time", lambda way, device: seconds.get(way, 4.0))
+    monkeypatch.setattr(bench, "timed", lambda way, device: seconds.get(way, 4.0))
     assert run(one, CPU, rounds=1)["of_ceiling"] == pytest.approx(0.5)  # 10^6 in 2 s of 10^6 a second
 
 
