@@ -33,9 +33,12 @@ class ZooList:
             return
         rows = []
         for card in cards:
-            scores = (f"{name} {number(score['value'])}" for name, score in card.get("scores", {}).items())
-            rows.append((card["name"], ", ".join(scores) or "-"))
-        print_table(rows, ("part", "held-out scores"))
+            name = card["name"]
+            for what, score in (card.get("scores") or {"-": {}}).items():
+                within = f"{number(score['low'])} to {number(score['high'])}" if "low" in score else ""
+                rows.append((name, what, number(score.get("value", "")), within))
+                name = ""  # once for all of its scores
+        print_table(rows, ("part", "held-out score", "value", "95 % interval"))
 
 
 @dataclass

@@ -46,8 +46,8 @@ def products_where_faster(positions: int, device: torch.device) -> Iterator[None
         positions: the longest run of them that is attended to.
         device: on which.
     """
-    cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16
-    if cast and _products_train_faster(positions, device):
+    (sample,) = as_autocast(torch.empty(0, device=device))
+    if sample.dtype == torch.bfloat16 and _products_train_faster(positions, device):
         with sdpa_kernel(SDPBackend.MATH):
             yield
     else:

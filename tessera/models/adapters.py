@@ -14,12 +14,18 @@ from transformers.pytorch_utils import Conv1D
 from tessera.errors import CheckpointError, UserError, reason
 
 
-def add_lora(language_model: PreTrainedModel, *, rank: int, alpha: int, dropout: float = 0.0) -> None:
-    """Put new adapters on every linear layer of a causal language model but its head, and freeze the rest of it. They
-    change nothing yet: their B is zero.
+def add_lora(
+    language_model: PreTrainedModel, *, rank: int, alpha: int, dropout: float = 0.0, head: bool = False
+) -> None:
+    """Put new adapters on every linear layer of a causal language model, and freeze the rest of it. They change nothing
+    yet: their B is zero.
+
+    Args:
+        head: on the layer that scores words too: those that the model has never had to say stay out of reach else.
 
     Raises:
-        UserError: a rank below 1, or adapters that are there already.
+        UserError: a rank below 1, adapters that are there already, or a head that is asked for and tied to the
+            embeddings of words.
     """
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, which only training pays for
 
@@ -27,11 +33,14 @@ def add_lora(language_model: PreTrainedModel, *, rank: int, alpha: int, dropout:
         raise UserError(f"the rank of adapters is {rank}; it is at least 1")
     if has_adapters(language_model):
         raise UserError("the model has adapters already; call merge_adapters(model) before adding others")
-    head = language_model.get_output_embeddings()
+    scores: Any = language_model.get_output_embeddings()
+    words: Any = language_model.get_input_embeddings()
+    if head and scores.weight is words.weight:
+        raise UserError("the head is tied to the embeddings of words, which adapters cannot part; leave the head out")
     layers = {
         name: module
         for name, module in language_model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and (head or module is not scores)
     }
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers),

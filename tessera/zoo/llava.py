@@ -71,7 +71,7 @@ def new_model() -> LVLMForConditionalGeneration:
     model = assemble(VISION, LANGUAGE, FIELDS)
     model.vision.requires_grad_(False)
     _start(model)
-    add_lora(model.language_model, rank=RANK, alpha=2 * RANK)
+    add_lora(model.language_model, rank=RANK, alpha=2 * RANK, head=True)  # no sketch was ever "true" or "false"
     return model
 
 

@@ -166,6 +166,6 @@ def _asked(model: LlamaForCausalLM, reader: Reader, questions: int = 500) -> Est
 
 
 RECIPE = Recipe(
-    name="lm", about="a LLaMA of 4 layers x 256 that has read of scenes in words and sketches", steps=6000,
+    name="lm", about="a LLaMA of 4 layers x 256 that has read of scenes in words and sketches", steps=15_000,
     stage=stage, save=save, scores=scores, gates={},
 )  # fmt: skip

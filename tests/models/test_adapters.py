@@ -14,11 +14,11 @@ KINDS = {"llama": {}, "gpt2": {}, "opt": {"ffn_dim": 48, "word_embed_proj_dim": 
 IDS = torch.tensor([[BEGIN, *PICTURE, *words(5)]])
 
 
-def adapted(kind):
+def adapted(kind, **options):
     config = tiny_config()
     model = LVLMForConditionalGeneration(config, language_model=causal_model(kind, **KINDS[kind])).eval()
     before = model(IDS, pixel_values=pixels(1)).logits
-    add_lora(model.language_model, rank=2, alpha=4)
+    add_lora(model.language_model, rank=2, alpha=4, **options)
     return model, before
 
 
@@ -32,6 +32,24 @@ def test_new_adapters_change_nothing_and_of_the_language_model_they_alone_learn(
     assert language and all(".lora_" in name for name in language)
     assert "connector.mlp.fc1.weight" in learned
     assert not any("head" in name for name in language)
+
+
+def test_the_head_learns_and_merges_where_it_is_asked_for():
+    model, before = adapted("llama", head=True)
+    optimiser = torch.optim.SGD([one for one in model.language_model.parameters() if one.requires_grad], lr=1.0)
+    model(IDS, labels=IDS.masked_fill(IDS == SLOT, -100), pixel_values=pixels(1)).loss.backward()
+    optimiser.step()
+    head = model.get_output_embeddings()
+    assert any(weight.grad is not None and weight.grad.any() for weight in head.parameters())
+    trained = model(IDS, pixel_values=pixels(1)).logits
+    assert not torch.equal(trained, before)
+    merge_adapters(model)
+    torch.testing.assert_close(model(IDS, pixel_values=pixels(1)).logits, trained, atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_that_is_tied_to_the_embeddings_of_words_is_refused():
+    with pytest.raises(UserError, match="the head is tied to the embeddings of words"):
+        add_lora(causal_model("gpt2"), rank=2, alpha=4, head=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
