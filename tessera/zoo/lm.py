@@ -115,7 +115,8 @@ class Reader:
         ends = nn.functional.pad(batch.input_ids[:, 2:], (0, 2)) == model.config.eos_token_id  # after [/IMG]
         seen = ~(batch.visual_target & ends)[last]
         shown = slots.masked_scatter(slots, seen.repeat_interleave(PLACES))
-        return table(batch.input_ids).masked_scatter(shown[..., None], (told[seen] @ table(self.words)))
+        words = table(batch.input_ids)
+        return words.masked_scatter(shown[..., None], (told[seen] @ table(self.words)).to(words.dtype))  # autocast
 
 
 def _loader(split: Split, seed: int, tokenizer: PreTrainedTokenizerFast) -> Loader[Batch]:
@@ -166,6 +167,6 @@ def _asked(model: LlamaForCausalLM, reader: Reader, questions: int = 500) -> Est
 
 
 RECIPE = Recipe(
-    name="lm", about="a LLaMA of 4 layers x 256 that has read of scenes in words and sketches", steps=15_000,
+    name="lm", about="a LLaMA of 4 layers x 256 that has read of scenes in words and sketches", steps=10_000,
     stage=stage, save=save, scores=scores, gates={},
 )  # fmt: skip

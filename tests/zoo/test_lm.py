@@ -87,6 +87,18 @@ def test_rows_without_a_sketch_cost_what_their_words_cost(reader) -> None:
     assert terms["sketches"] == (0.0, 0)
 
 
+def test_sketches_are_read_and_learned_under_bf16_autocast(reader) -> None:
+    model, read, builder = reader
+    image = open_world("scenes").source("pairs")[3].images[0]
+    batch = _batch(builder, Sample((image, Text("A star."))))
+    exact = read(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = read(model, batch)
+    for name, (total, number) in exact.items():
+        assert number == rounded[name][1]
+        assert float(rounded[name][0].detach()) == pytest.approx(float(total.detach()), rel=0.02)
+
+
 def test_training_reads_no_held_out_combination() -> None:
     from tessera.data.worlds.scenes.graph import is_heldout
 
