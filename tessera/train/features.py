@@ -44,6 +44,14 @@ class FeatureStore:
         found = [known[image.key] if image.key in known else rows[image.key or id(image)] for image in images]
         return torch.stack([row.float() for row in found])  # CPU autocast has no stack of float16
 
+    def last(self, images: Sequence[Image]) -> Tensor:
+        """The same for the last time: what is remembered of these pictures goes."""
+        found = self(images)
+        for image in images:
+            if image.key in self._rows:
+                self._bytes -= self._rows.pop(image.key).nbytes
+        return found
+
     def _remember(self, rows: dict[str, Tensor]) -> None:
         for key, row in rows.items():
             if self._bytes + row.nbytes > self.limit:

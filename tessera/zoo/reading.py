@@ -26,6 +26,7 @@ from tessera.data.worlds import open_world
 from tessera.errors import BadSample, UserError
 from tessera.layers.mlp import Mlp
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.models.vlgpt.regression_head import ResidualHead
 from tessera.objectives.routing import route
 from tessera.zoo.sketches import PLACES, scene_of
 
@@ -98,10 +99,10 @@ def start_writing(
         UserError: the regression head is one layer: a sketch is told by the softmax over words, which is none.
     """
     head = model.regression_head
-    if not isinstance(head, Mlp):
+    if not isinstance(head, ResidualHead):
         raise UserError(
-            "the regression head can start as a writer of sketches only with two layers; set"
-            " model.regression_head=mlp, or told=0"
+            "the regression head can start as a writer of sketches only with more than one layer; set"
+            " model.regression_head=residual, or told=0"
         )
     states, targets = [], []
     for batch in batches:

@@ -44,6 +44,20 @@ def test_features_do_not_depend_on_what_is_remembered():
     assert torch.equal(empty(images), empty(images))
 
 
+def test_what_is_asked_for_the_last_time_goes_and_leaves_room():
+    encoder = Encoder()
+    store = FeatureStore(encoder, limit=4)  # two numbers in half precision
+    images = [picture(1, "a"), picture(2, "b"), picture(3, "c"), picture(4, None)]
+    first = store(images[:2])
+    assert torch.equal(store.last([images[0], images[3], images[0]])[[0, 2]], first[[0, 0]])
+    assert encoder.calls == [2, 1]
+    store([images[2]])
+    assert torch.equal(store(images[1:3])[0], first[1])
+    assert encoder.calls == [2, 1, 1]
+    assert torch.equal(store([images[0]]), first[:1])
+    assert encoder.calls == [2, 1, 1, 1]
+
+
 def test_features_are_read_and_remembered_under_bf16_autocast():
     store = FeatureStore(Encoder())
     images = [picture(1, "a"), picture(2, "b")]

@@ -14,7 +14,7 @@ from tessera.zoo.sketches import PLACES, WORDS
 from tests.models.vlgpt_tiny import BEGIN, END, START, STOP, D, batch, tiny_model, tokenizer_config, words
 
 SLOT_TOKEN = 5
-HIDDEN = {"visual_input_dropout": 1.0, "visual_projector": "mlp", "regression_head": "mlp"}
+HIDDEN = {"visual_input_dropout": 1.0, "visual_projector": "mlp", "regression_head": "residual"}
 
 
 def model_of(**fields):
@@ -94,7 +94,7 @@ def test_without_projector_or_masks_it_says_what_to_set(fields):
 
 
 def test_one_layer_cannot_write_sketches():
-    with pytest.raises(UserError, match="set model.regression_head=mlp, or told=0"):
+    with pytest.raises(UserError, match="set model.regression_head=residual, or told=0"):
         start_writing(model_of(regression_head="linear"), [], lambda images: torch.zeros(0))
 
 

@@ -113,7 +113,7 @@ class VLGPTConfig(PreTrainedConfig):
             published).
         visual_projector: "none", as published: the language model reads visual embeddings as it predicts them; "mlp":
             it reads them through two layers.
-        regression_head: "linear", as published, or "mlp": two layers between hidden states and what they predict.
+        regression_head: "linear", as published, or "residual": see `ResidualHead`; one layer cannot say outlines.
         force_image_end: generation appends [/IMG] after the last embedding instead of asking the head (open).
         lora_rank, lora_alpha, lora_dropout: adapters of stages B and C (alpha and dropout open).
         draw_steps, draw_guidance: how the frozen diffusion model is sampled (open).
@@ -135,7 +135,7 @@ class VLGPTConfig(PreTrainedConfig):
     standardise: Literal["none", "global", "channel", "conditions"] = "none"
     visual_input_dropout: float = 0.0
     visual_projector: Literal["none", "mlp"] = "none"
-    regression_head: Literal["linear", "mlp"] = "linear"
+    regression_head: Literal["linear", "residual"] = "linear"
     force_image_end: bool = True
     lora_rank: int = 32
     lora_alpha: int = 32

@@ -15,7 +15,6 @@ from transformers import initialization as init
 
 from tessera.errors import TrainingStopped, UserError
 from tessera.layers.masks import positions_within
-from tessera.layers.mlp import Mlp
 from tessera.layers.packed import packed_rows
 from tessera.layers.placeholders import fill
 from tessera.layers.standardise import Reweigh, Standardise
@@ -24,6 +23,7 @@ from tessera.models.vlgpt.configuration import VLGPTConfig
 from tessera.models.vlgpt.image_tokenizer import CausalTokenizerModel
 from tessera.models.vlgpt.outputs import VLGPTOutput
 from tessera.models.vlgpt.projector import VisualProjector
+from tessera.models.vlgpt.regression_head import ResidualHead
 from tessera.models.vlgpt.token_rows import ImageTokenRows
 from tessera.objectives.next_token import next_token, next_token_of
 from tessera.objectives.regression import regression
@@ -65,8 +65,8 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         self.image_tokenizer = (
             CausalTokenizerModel._from_config(config.tokenizer_config) if image_tokenizer is None else image_tokenizer
         )
-        two_layers = config.regression_head == "mlp"
-        self.regression_head = Mlp(width, 2 * width) if two_layers else nn.Linear(width, width, bias=False)
+        residual = config.regression_head == "residual"
+        self.regression_head = ResidualHead(width) if residual else nn.Linear(width, width, bias=False)
         ids = (config.image_start_id, config.image_end_id)
         separate = config.image_token_rows == "separate"
         self.image_token_rows = ImageTokenRows(width, text.vocab_size, ids) if separate else None
