@@ -389,10 +389,30 @@ def test_a_projector_changes_what_is_read_and_not_what_is_predicted():
     assert torch.equal(model.visual_targets(ids, embeds, steps), embeds[0])
 
 
-@pytest.mark.parametrize("fields", [{"visual_projector": "mlp"}, {"visual_input_dropout": 1.0}])
+def test_a_residual_head_predicts_at_once_as_one_after_the_other_and_is_saved(tmp_path):
+    model = tiny_model(regression_head="residual").eval()
+    hidden = torch.randn(2, N, D)
+    together = model.regression_head(hidden)
+    torch.testing.assert_close(model.regression_head(hidden[0, 1]), together[0, 1])
+    ids, embeds = torch.tensor([[BEGIN, *words(3), *PICTURE, END]]), torch.randn(1, N, D)
+    fields = {"labels": torch.full_like(ids, -100), "visual_target": ids == model.config.image_placeholder_id}
+    loss = model(ids, image_embeds=embeds, **fields).visual_loss
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(again(ids, image_embeds=embeds, **fields).visual_loss, loss)
+    for block in model.regression_head.blocks:
+        torch.nn.init.zeros_(block[1].fc2.weight)
+        torch.nn.init.zeros_(block[1].fc2.bias)
+    head = model.regression_head
+    torch.testing.assert_close(head(hidden), head.out(torch.nn.functional.layer_norm(hidden, (D,))))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"visual_projector": "mlp"}, {"visual_input_dropout": 1.0}, {"regression_head": "residual"}]
+)
 def test_without_pictures_every_trained_part_still_gets_a_gradient(fields):
     model = tiny_model(**fields).train()
     ids = torch.tensor([[BEGIN, *words(5), END]])
     model(ids, labels=ids).loss.backward()
-    part = model.visual_projector or model.visual_mask
+    part = model.visual_projector or model.visual_mask or model.regression_head
     assert all(p.grad is not None and not p.grad.any() for p in part.parameters())
