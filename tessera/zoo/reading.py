@@ -30,8 +30,9 @@ from tessera.models.vlgpt.regression_head import ResidualHead
 from tessera.objectives.routing import route
 from tessera.zoo.sketches import PLACES, scene_of
 
-EPOCHS, RATE = 32, 2e-3  # of each fit by AdamW
-PICTURES, STATES = 64, 512  # that an update looks at
+RATE = 2e-3  # of each fit by AdamW
+PICTURES, STATES = 64, 512  # that an update looks at, of those that tell sketches and those that write
+TOLD, WRITTEN = 32, 10  # times that all of them are looked at
 
 
 def sketchable(images: Sequence[Image], number: int) -> list[Image]:
@@ -115,21 +116,21 @@ def start_writing(
             ).hidden  # fmt: skip
         states.append(hidden[:, :-1][steps])
         targets.append(model.visual_targets(batch.input_ids, embeds, steps))
-    _fit(head, torch.cat(states), torch.cat(targets), STATES)
+    _fit(head, torch.cat(states), torch.cat(targets), STATES, WRITTEN)
 
 
 def _tell(mlp: Mlp, inputs: Tensor, told: Tensor, words: Tensor) -> None:
     """Let two layers give, of inputs [M, N, C], the sum of embeddings `words` [W, d] that `told` [M, N, W] weighs."""
     told_by = nn.Linear(mlp.fc1.out_features, told.shape[2])
-    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told, PICTURES)
+    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told, PICTURES, TOLD)
     with torch.no_grad():
         mlp.fc2.weight.copy_(words.T @ told_by.weight)
         mlp.fc2.bias.copy_(told_by.bias @ words)
 
 
-def _fit(module: nn.Module, inputs: Tensor, targets: Tensor, number: int) -> None:
-    """Least squares from a fresh start, by `number` of the inputs [n, ..., C] and targets [n, ..., K] at a time. The
-    same each time, whatever was drawn before."""
+def _fit(module: nn.Module, inputs: Tensor, targets: Tensor, number: int, epochs: int) -> None:
+    """Least squares from a fresh start, by `number` of the inputs [n, ..., C] and targets [n, ..., K] at a time, each
+    looked at about `epochs` times. The same each time, whatever was drawn before."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -137,7 +138,7 @@ def _fit(module: nn.Module, inputs: Tensor, targets: Tensor, number: int) -> Non
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
     optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.05)
-    updates = max(1, EPOCHS * len(inputs) // number)
+    updates = max(1, epochs * len(inputs) // number)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
     for _ in range(updates):
         chosen = torch.randint(len(inputs), (number,), generator=generator)
