@@ -52,21 +52,6 @@ tessera bench train      # one of them
 - **Several GPUs**: `accelerate launch`, see [training](training.md).
 """
 
-TRIED = """## Tried, and not taken
-
-- Compiling layers with `torch.compile`: on two cores it costs more seconds at the start than a training of minutes
-  gets back.
-- Huge pages for large blocks (`THP_MEM_ALLOC_ENABLE=1`): they save about half of what keeping freed memory saves, and
-  nothing beside it.
-- PyTorch's fused bfloat16 attention in the training of short sequences on CPUs: its backward pass is slower than plain
-  products. Under a mask over whole rows, either computes mostly scores that the mask throws away.
-- Words drafted with weights of 8 bits and looked over in single precision: looking several words over costs as much as
-  a few steps, which is most of what the drafts save at these sizes.
-- `torch.compile` of a step of generation: one command generates for less time than compiling takes.
-- The painter's convolutions with channels last: within a few percent at 8 x 8 places.
-"""
-
-
 def page() -> dict[Path, str]:
     """Files and their text: the page, and the plots that it shows."""
     files: dict[Path, str] = {}
@@ -84,7 +69,7 @@ def page() -> dict[Path, str]:
             files[plot] = growth_plot(row)
             parts.append(f"![{row['measure']}](pictures/{plot.name})")
         parts.append(made_on(result))
-    return {PAGE: "\n\n".join([*parts, TRIED.strip()]) + "\n", **files}
+    return {PAGE: "\n\n".join(parts) + "\n", **files}
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

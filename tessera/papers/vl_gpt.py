@@ -48,6 +48,7 @@ from tessera.zoo.reading import sketchable, start_reading, start_writing
 from tessera.zoo.sketches import sketches
 
 SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
+PATCHES = 2**29  # bytes of patch features that stage A remembers: a demonstration stays within 3 GiB
 MEASURED = 512  # pictures that a standardisation of the visual embeddings is measured on
 
 
@@ -239,7 +240,7 @@ class Run:
             pixels = stack_pixels(images, conditions.pixels).to(tokenizer.device)
             return tokenizer.patch_features(pixels)
 
-        self.patches = FeatureStore(encode)
+        self.patches = FeatureStore(encode, limit=PATCHES)
         config = tokenizer.config
         weights = {"image condition": config.image_weight, "text condition": config.text_weight}
         same_layers = config.vision_layers == list(conditions.image.layers) and config.keep_class_token

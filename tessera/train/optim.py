@@ -90,10 +90,10 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def split_for_muon(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters as (hidden matrices, the rest): embeddings, norms, biases and output heads are the
-    rest.
+    """Trainable parameters as (hidden matrices, the rest): embeddings, norms and biases are the rest, and what says so.
 
-    A module says that its matrices are no hidden ones by the attribute `no_muon = True`.
+    A module says that its matrices are no hidden ones by the attribute `no_muon = True`. Heads that do not, as the
+    output heads of transformers' language models, are hidden matrices like any other.
     """
     rest = {
         id(parameter)
