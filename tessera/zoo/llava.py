@@ -178,5 +178,5 @@ def reading(data: Path) -> Recipe:
 
 RECIPE = Recipe(
     name="llava", about="mini/clip's eyes, a connector and mini/lm, which talk about drawn scenes and name emoji",
-    steps=400, stage=stages, save=save, scores=scores, gates={}, reading=reading,
+    steps=800, stage=stages, save=save, scores=scores, gates={}, reading=reading,
 )  # fmt: skip
