@@ -131,9 +131,9 @@ class Recipe:
         )
 
 
-# What already knows how to read pictures and to answer moves little, what writes pictures as much as it likes: at the
-# full rate two hundred steps of drawing undo half of the answers.
-GENTLY = {"language_model.*": 0.03, "visual_projector.*": 0.01}
+# What already knows how to read pictures, to answer and to draw moves little: at the full rate two hundred steps of
+# drawing undo half of the answers.
+GENTLY = {"language_model.*": 0.03, "visual_projector.*": 0.01, "regression_head.*": 0.3}
 
 MINI = Recipe(
     tokenizer={
@@ -313,10 +313,10 @@ class Run:
         scenes, device = sketchable(self.measured(self.recipe.told), self.recipe.told), model.device
         reader = Reader.of(self.foundation.tokenizer)
         start_reading(model.cpu(), self.embeds(scenes), sketches(scenes), reader.words, reader.place)
-        batches = replace(self.streams, rank=0, world_size=1).pretraining(
-            self.recipe.pretrain.part, self.recipe.row_length
-        )
-        start_writing(model, islice(batches, max(1, self.recipe.told // 100)), self.embeds)
+        pretrain = self.recipe.pretrain
+        asked = replace(self.streams, rank=0, world_size=1).drawings(pretrain.part, self.recipe.row_length)
+        batches = max(1, self.recipe.told // (5 * pretrain.part))  # a row holds about five drawings
+        start_writing(model, islice(asked, batches), self.embeds)
         model.to(device)  # type: ignore[arg-type]
 
     def language_stage(self, name: str, schedule: Schedule) -> Stage:

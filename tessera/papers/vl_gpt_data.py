@@ -17,7 +17,7 @@ from tessera.data.quality import Opener
 from tessera.data.sample import Image, Sample
 from tessera.data.sequence import SequenceBuilder
 from tessera.data.source import Source, World
-from tessera.data.tasks import INSTRUCTIONS, Mapped, pair_order
+from tessera.data.tasks import INSTRUCTIONS, Mapped, draw, pair_order
 from tessera.errors import BadSample, DataError, UserError
 
 PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
@@ -90,6 +90,10 @@ class Streams:
             if "pages" in world.tasks:
                 parts.append((world.source("pages"), share * PAGES / (1 - PAGES)))  # type: ignore[arg-type]
         return self._packed(parts, rows, row_length)
+
+    def drawings(self, rows: int, row_length: int) -> Loader[Batch]:
+        """Captions for which a picture is asked, packed."""
+        return self._packed([(Mapped(source, draw), share) for source, share in self._pairs()], rows, row_length)
 
     def instructions(self, rows: int, row_length: int) -> Loader[Batch]:
         """Stage C: captions, drawings, questions, edits and conversations as dialogues, packed."""
