@@ -172,7 +172,7 @@ def reading(data: Path) -> Recipe:
     """
     for name in (TRAIN, TEST):
         Statements(data / name, examples=1)
-    about = f"{RECIPE.about}, and tells whether statements of NLVR (CC BY 4.0) are true"
+    about = f"{RECIPE.about}, and which were asked whether statements of NLVR (CC BY 4.0) are true"
     return replace(RECIPE, about=about, stage=partial(stages, data=data), scores=partial(scores, data=data))
 
 
