@@ -52,6 +52,7 @@ tessera bench train      # one of them
 - **Several GPUs**: `accelerate launch`, see [training](training.md).
 """
 
+
 def page() -> dict[Path, str]:
     """Files and their text: the page, and the plots that it shows."""
     files: dict[Path, str] = {}

@@ -48,7 +48,7 @@ from tessera.zoo.reading import sketchable, start_reading, start_writing
 from tessera.zoo.sketches import sketches
 
 SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
-PATCHES = 2**29  # bytes of patch features that stage A remembers: a demonstration stays within 3 GiB
+PATCHES = 2**28  # bytes of patch features that stage A remembers: a demonstration stays within 3 GiB
 MEASURED = 512  # pictures that a standardisation of the visual embeddings is measured on
 
 
