@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tessera.data.loader import Loader, Samples
 from tessera.data.mixture import Mixture
-from tessera.data.packing import Batch, Packer
+from tessera.data.packing import Batch, Packer, collate_rows, first_fit_decreasing
 from tessera.data.quality import Opener
 from tessera.data.sample import Image, Sample
-from tessera.data.sequence import SequenceBuilder
+from tessera.data.sequence import Sequence, SequenceBuilder, check_length
 from tessera.data.source import Source, World
 from tessera.data.tasks import INSTRUCTIONS, Mapped, draw, pair_order
 from tessera.errors import BadSample, DataError, UserError
@@ -38,7 +39,7 @@ class Streams:
         DataError: a world is too small to be split, or what it holds cannot be read.
     """
 
-    worlds: Sequence[tuple[World, float]]
+    worlds: Seq[tuple[World, float]]
     tokenizer: PreTrainedTokenizerFast
     positions: int
     seed: int = 0
@@ -91,9 +92,20 @@ class Streams:
                 parts.append((world.source("pages"), share * PAGES / (1 - PAGES)))  # type: ignore[arg-type]
         return self._packed(parts, rows, row_length)
 
-    def drawings(self, rows: int, row_length: int) -> Loader[Batch]:
-        """Captions for which a picture is asked, packed."""
-        return self._packed([(Mapped(source, draw), share) for source, share in self._pairs()], rows, row_length)
+    def drawings(self, pictures: int, rows: int, row_length: int) -> Iterator[Batch]:
+        """Of stage A's first `pictures`, each once: dialogues in which it is asked for, packed."""
+
+        def prepare(sample: Sample, rng: np.random.Generator) -> Sequence:
+            self.opener(sample.images)
+            sequence = self.builder.build(draw(sample, rng))
+            check_length(len(sequence), row_length)
+            return sequence
+
+        asked = next(iter(self._loader(self._pairs(), Samples(prepare, list, pictures))))
+        packed = first_fit_decreasing([len(sequence) for sequence in asked], row_length)
+        for first in range(0, len(packed), rows):
+            part = [[asked[index] for index in row] for row in packed[first : first + rows]]
+            yield collate_rows(part, row_length, self.tokenizer.pad_token_id or 0)
 
     def instructions(self, rows: int, row_length: int) -> Loader[Batch]:
         """Stage C: captions, drawings, questions, edits and conversations as dialogues, packed."""

@@ -1,10 +1,10 @@
-"""A start in which a language model reads pictures, and in VL-GPT writes them, where it has read and written sketches.
+"""A start in which a language model reads pictures where it has read sketches, and an end in which VL-GPT's practises
+writing them.
 
 `mini/lm` has read of scenes in sketches (`tessera.zoo.sketches`), not in visual embeddings. Tuned on these as they
 come, it loses more of what it knows than it finds again in a demonstration's time. So the connector or projector
-before it starts by telling the sketch of a picture. In VL-GPT what hides a picture starts as what hid a sketch, and the
-regression head starts by reading, in the hidden states from which a sketch would have been told, the embeddings
-themselves.
+before it starts by telling the sketch of a picture. In VL-GPT what hides a picture starts as what hid a sketch. And its
+regression head, for which a demonstration has few drawings, looks once more at many when the language model is done.
 
 Shape legend: M pictures; N = Q embeddings a picture, of width d, or states of width C that a connector
 reads; W words of a sketch.
@@ -26,13 +26,12 @@ from tessera.data.worlds import open_world
 from tessera.errors import BadSample, UserError
 from tessera.layers.mlp import Mlp
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.models.vlgpt.regression_head import ResidualHead
 from tessera.objectives.routing import route
 from tessera.zoo.sketches import PLACES, scene_of
 
-RATE = 2e-3  # of each fit by AdamW
 PICTURES, STATES = 64, 512  # that an update looks at, of those that tell sketches and those that write
 TOLD, WRITTEN = 32, 10  # times that all of them are looked at
+TOLD_RATE, WRITTEN_RATE = 2e-3, 1e-3  # of the fits by AdamW
 
 
 def sketchable(images: Sequence[Image], number: int) -> list[Image]:
@@ -91,58 +90,62 @@ def start_connector(connector: TwoLayers, states: Tensor, told: Tensor, words: T
         mlp.fc2.bias.add_(middle @ words)
 
 
-def start_writing(
-    model: VLGPTForConditionalGeneration, batches: Iterable[Batch], embed: Callable[[Sequence[Image]], Tensor]
+def finish_writing(
+    model: VLGPTForConditionalGeneration,
+    batches: Iterable[Batch],
+    embed: Callable[[Sequence[Image]], Tensor],
+    half: bool = False,
 ) -> None:
-    """Let the regression head read the embeddings of pictures in the hidden states before them.
+    """Fit the regression head, from where it is, to the hidden states before the embeddings of pictures; nothing else
+    changes.
 
-    Raises:
-        UserError: the regression head is one layer: a sketch is told by the softmax over words, which is none.
+    The states are computed once, so that a pass over them costs what a few steps of the whole model do.
+
+    Args:
+        half: multiply in bfloat16.
     """
-    head = model.regression_head
-    if not isinstance(head, ResidualHead):
-        raise UserError(
-            "the regression head can start as a writer of sketches only with more than one layer; set"
-            " model.regression_head=residual, or told=0"
-        )
     states, targets = [], []
     for batch in batches:
         steps = route(batch.labels, batch.visual_target, batch.segment_ids).visual
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             embeds = embed(batch.images)
             hidden = model.train()(
                 batch.input_ids, visual_target=batch.visual_target, position_ids=batch.position_ids,
                 segment_ids=batch.segment_ids, image_embeds=embeds,
             ).hidden  # fmt: skip
-        states.append(hidden[:, :-1][steps])
+        states.append(hidden[:, :-1][steps].float())
         targets.append(model.visual_targets(batch.input_ids, embeds, steps))
-    _fit(head, torch.cat(states), torch.cat(targets), STATES, WRITTEN)
+    _fit(model.regression_head, torch.cat(states), torch.cat(targets), STATES, WRITTEN, WRITTEN_RATE, half)
 
 
 def _tell(mlp: Mlp, inputs: Tensor, told: Tensor, words: Tensor) -> None:
-    """Let two layers give, of inputs [M, N, C], the sum of embeddings `words` [W, d] that `told` [M, N, W] weighs."""
+    """Let two layers give, of inputs [M, N, C], the sum of embeddings `words` [W, d] that `told` [M, N, W] weighs. The
+    same each time, whatever was drawn before."""
     told_by = nn.Linear(mlp.fc1.out_features, told.shape[2])
-    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told, PICTURES, TOLD)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in (mlp.fc1, told_by):
+            layer.reset_parameters()
+    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told, PICTURES, TOLD, TOLD_RATE)
     with torch.no_grad():
         mlp.fc2.weight.copy_(words.T @ told_by.weight)
         mlp.fc2.bias.copy_(told_by.bias @ words)
 
 
-def _fit(module: nn.Module, inputs: Tensor, targets: Tensor, number: int, epochs: int) -> None:
-    """Least squares from a fresh start, by `number` of the inputs [n, ..., C] and targets [n, ..., K] at a time, each
-    looked at about `epochs` times. The same each time, whatever was drawn before."""
+def _fit(
+    module: nn.Module, inputs: Tensor, targets: Tensor, number: int, epochs: int, rate: float, half: bool = False
+) -> None:
+    """Least squares by `number` of the inputs [n, ..., C] and targets [n, ..., K] at a time, each looked at about
+    `epochs` times, always in the same order."""
     generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for layer in module.modules():
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.05)
     updates = max(1, epochs * len(inputs) // number)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
     for _ in range(updates):
         chosen = torch.randint(len(inputs), (number,), generator=generator)
-        (module(inputs[chosen]) - targets[chosen]).square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            said = module(inputs[chosen])
+        (said.float() - targets[chosen]).square().mean().backward()
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()

@@ -10,10 +10,14 @@ from tessera.zoo.parts import load_tokenizer
 
 def test_drawings_are_pictures_that_are_all_learned_and_follow_words_that_are_not():
     tokenizer = load_tokenizer("mini/lm")
-    batch = next(iter(Streams([(open_world("scenes"), 1.0)], tokenizer, 16).drawings(2, 256)))
+    streams = Streams([(open_world("scenes"), 1.0)], tokenizer, 16)
+    batches = list(streams.drawings(30, 2, 256))
+    batch = batches[0]
     slots = batch.input_ids == tokenizer.get_vocab()[PLACE]
     assert len(batch.images) * 16 == int(slots.sum()) > 16
     assert bool(batch.visual_target[slots].all())
     firsts = slots & ~slots.roll(1, 1)
     places = batch.position_ids[firsts]
     assert int(places.min()) > 8  # a request stands before each
+    known = next(iter(streams.captioned(30)))["images"]  # each of stage A's first pictures, once
+    assert sorted(image.key for image in known) == sorted(key for each in batches for key in each.image_keys)

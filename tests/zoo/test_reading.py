@@ -9,7 +9,7 @@ from tessera.connect.connectors import TwoLayers
 from tessera.data.packing import Batch
 from tessera.data.worlds import open_world
 from tessera.errors import UserError
-from tessera.zoo.reading import sketchable, start_connector, start_reading, start_writing
+from tessera.zoo.reading import finish_writing, sketchable, start_connector, start_reading
 from tessera.zoo.sketches import PLACES, WORDS
 from tests.models.vlgpt_tiny import BEGIN, END, START, STOP, D, batch, tiny_model, tokenizer_config, words
 
@@ -57,7 +57,7 @@ def test_the_start_is_the_same_each_time_whatever_was_drawn_before():
 def test_the_regression_head_reads_embeddings_from_the_states_before_them():
     model = model_of()
     picture = [START, *[SLOT_TOKEN] * PLACES, STOP]
-    truth = torch.randn(D, D, generator=torch.Generator().manual_seed(3))
+    truth = 0.2 * torch.randn(D, D, generator=torch.Generator().manual_seed(3))
 
     def packed(seed: int) -> Batch:
         fields = batch(*([BEGIN, *words(4, 10 * seed + row), *picture, END] for row in range(8)))
@@ -69,13 +69,16 @@ def test_the_regression_head_reads_embeddings_from_the_states_before_them():
         hidden = model.train()(ids, visual_target=ids == SLOT_TOKEN, image_embeds=torch.zeros(8, PLACES, D)).hidden
         return hidden[:, 5 : 5 + PLACES] @ truth
 
-    start_writing(model, [packed(seed) for seed in range(200)], embed)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    finish_writing(model, [packed(seed) for seed in range(200)], embed)
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"regression_head"}
     held = packed(300)
     output = model(
         held.input_ids, labels=held.labels, visual_target=held.visual_target, image_embeds=embed([300]),
         segment_ids=held.segment_ids,
     )  # fmt: skip
-    assert output.visual_loss < 0.05 * embed([300]).square().mean()
+    assert output.visual_loss < 0.1 * embed([300]).square().mean()
 
 
 def test_only_scenes_are_told_as_sketches_and_without_any_those_of_the_embedded_world():
@@ -91,11 +94,6 @@ def test_without_projector_or_masks_it_says_what_to_set(fields):
     told, embeds = sketches_and_embeds(4)
     with pytest.raises(UserError, match="behind a projector, with visual_input_dropout above 0 and 16 embeddings"):
         start_reading(model_of(**fields), embeds, told, torch.arange(6, 6 + len(WORDS)), SLOT_TOKEN)
-
-
-def test_one_layer_cannot_write_sketches():
-    with pytest.raises(UserError, match="set model.regression_head=residual, or told=0"):
-        start_writing(model_of(regression_head="linear"), [], lambda images: torch.zeros(0))
 
 
 def test_a_connector_gives_the_mean_of_a_sketchs_words_however_its_channels_are_spread():

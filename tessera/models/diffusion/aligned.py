@@ -110,7 +110,8 @@ def _pack(attention: Attention, known: Tensor, wanted: Tensor, reader: Tensor, c
     for head in range(QUARTERS):
         start = head * width
         attention.to_k.weight[start : start + CODE] = reader
-        asked = torch.linalg.lstsq(known, wanted[:, head]).solution.T
+        # In double precision: in single its last digits differ from run to run, and a resumed run would refuse them.
+        asked = torch.linalg.lstsq(known.double(), wanted[:, head].double()).solution.T.to(known.dtype)
         attention.to_q.weight[start : start + CODE] = SHARP_PATCH * math.sqrt(width) * asked
         attention.to_v.weight[start : start + part] = contents
         for row in range(part):

@@ -168,7 +168,7 @@ class Painter(nn.Module):
         image: Tensor,
         *,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 2.0,
         image_scale: float = 1.0,
         generator: torch.Generator | list[torch.Generator],
     ) -> Tensor:
@@ -198,7 +198,7 @@ class Painter(nn.Module):
         image_condition: Tensor,
         *,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 2.0,
         image_scale: float = 1.0,
         generator: torch.Generator | list[torch.Generator],
     ) -> np.ndarray:
