@@ -153,7 +153,7 @@ MINI = Recipe(
     told=6000,
     align=Schedule(steps=400, batch=48, lr=8e-4, kind="muon"),
     pretrain=Schedule(steps=150, batch=8, lr=1.5e-3, kind="muon", factors=GENTLY),
-    instruct=Schedule(steps=1000, batch=8, lr=1e-3, kind="muon", factors=GENTLY),
+    instruct=Schedule(steps=850, batch=8, lr=1e-3, kind="muon", factors=GENTLY),
 )  # fmt: skip
 # What the image tokenizer is told to estimate is what the study compares, so no arm may start from the image condition;
 # and fewer embeddings let three seeds of all arms end in half an hour.
