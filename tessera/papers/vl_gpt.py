@@ -318,8 +318,7 @@ class Run:
     def finish(self, half: bool) -> None:
         """Let the regression head look once more at drawings of pictures that are known already; see
         `finish_writing`."""
-        if self.model is None or not self.recipe.told:
-            return
+        assert self.model is not None
         rows = 8 * self.recipe.instruct.part
         whole = replace(self.streams, rank=0, world_size=1)
         device = self.model.device
@@ -450,7 +449,9 @@ class VLGPT(Paper):
         )  # fmt: skip
         run = Run(foundation.to(trainer.accelerator.device), recipe, streams)
         trainer.run(run.stages(), total_steps=recipe.steps)
-        run.finish(half=trainer.precision == "bf16")
+        if recipe.told:
+            trainer.reporter.note(f"the regression head looks at {recipe.told:,} drawings once more")
+            run.finish(half=trainer.precision == "bf16")
         folder = options.out / "model"
         if trainer.main:
             assistant = run.assistant()
