@@ -122,12 +122,13 @@ class Recipe:
         def shorter(stage: Schedule) -> Schedule:
             return replace(stage, steps=max(1, round(stage.steps * share)))
 
+        align, pretrain = shorter(self.align), shorter(self.pretrain)
         return replace(
             self,
             told=round(self.told * min(share, 1.0)),
-            align=shorter(self.align),
-            pretrain=shorter(self.pretrain),
-            instruct=shorter(self.instruct),
+            align=align,
+            pretrain=pretrain,
+            instruct=replace(self.instruct, steps=max(1, steps - align.steps - pretrain.steps)),
         )
 
 

@@ -116,5 +116,6 @@ def test_own_data_keep_half_of_the_samples_and_shortened_recipes_keep_their_prop
     shares = {world.name: share for world, share in worlds([str(run.parent / "mine")])}
     assert sum(shares.values()) == pytest.approx(1) and shares["scenes"] == pytest.approx(0.425)
     assert MINI.scaled(None) is MINI
+    assert [MINI.scaled(steps).steps for steps in (3, 12, 61, 250)] == [3, 12, 61, 250]
     assert MINI.scaled(MINI.steps * 2).align.steps == 2 * MINI.align.steps
     assert PUBLISHED.steps == 40_000
