@@ -223,4 +223,6 @@ def _designs(out: Path, design: str) -> dict[str, Any]:
 
 
 def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line, of absolute paths their names alone: where they lay on a machine is nobody's business."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "tessera")
+    return shlex.join([program, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
