@@ -78,8 +78,8 @@ def draw(sample: Sample, rng: np.random.Generator) -> Sample:
     captions do (as the captions that DALL-E 3 learned from, Betker et al. 2023).
     """
     image, text = _picture_and_text(sample)
-    said = sample.meta["canonical"] if "canonical" in sample.meta and rng.random() < 0.5 else text.text
-    asked = Text(pick(DRAW_REQUESTS, rng).format(said), learned=False, role="user")
+    wanted = sample.meta["canonical"] if "canonical" in sample.meta and rng.random() < 0.5 else text.text
+    asked = Text(pick(DRAW_REQUESTS, rng).format(wanted), learned=False, role="user")
     said = Text(pick(DRAW_ANSWERS, rng), role="assistant")
     return replace(sample, segments=(asked, said, replace(image, learned=True, role="assistant")))
 

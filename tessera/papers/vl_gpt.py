@@ -320,7 +320,7 @@ class Run:
         """Let the regression head look once more at drawings of pictures that are known already; see
         `finish_writing`."""
         assert self.model is not None
-        rows = 8 * self.recipe.instruct.part
+        rows = 8 * self.recipe.instruct.part  # without gradients there is room for more
         whole = replace(self.streams, rank=0, world_size=1)
         device = self.model.device
         finish_writing(

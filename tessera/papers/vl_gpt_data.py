@@ -93,7 +93,7 @@ class Streams:
         return self._packed(parts, rows, row_length)
 
     def drawings(self, pictures: int, rows: int, row_length: int) -> Iterator[Batch]:
-        """Of stage A's first `pictures`, each once: dialogues in which it is asked for, packed."""
+        """Dialogues in which each of stage A's first `pictures` is asked for, packed."""
 
         def prepare(sample: Sample, rng: np.random.Generator) -> Sequence:
             self.opener(sample.images)

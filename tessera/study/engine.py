@@ -225,4 +225,8 @@ def _designs(out: Path, design: str) -> dict[str, Any]:
 def _command() -> str:
     """The command line, of absolute paths their names alone: where they lay on a machine is nobody's business."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "tessera")
-    return shlex.join([program, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
+    words = [program]
+    for word in sys.argv[1:]:
+        option, equals, value = word.rpartition("=")  # --data=FOLDER, or the word alone
+        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(words)

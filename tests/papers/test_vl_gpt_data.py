@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from tessera.data.sequence import PLACE
+from tessera.data.tasks import draw
 from tessera.data.worlds import open_world
 from tessera.papers.vl_gpt_data import Streams
 from tessera.zoo.parts import load_tokenizer
@@ -21,3 +26,15 @@ def test_drawings_are_pictures_that_are_all_learned_and_follow_words_that_are_no
     assert int(places.min()) > 8  # a request stands before each
     known = next(iter(streams.captioned(30)))["images"]  # each of stage A's first pictures, once
     assert sorted(image.key for image in known) == sorted(key for each in batches for key in each.image_keys)
+
+
+def test_every_second_drawing_is_asked_for_in_the_canonical_sentence_and_the_others_in_the_caption_s_own():
+    pairs = (open_world("scenes").source("pairs")[index] for index in range(400))
+    asked = []
+    for sample in (pair for pair in pairs if pair.meta["canonical"] != pair.text):
+        request = draw(sample, np.random.default_rng(len(asked))).segments[0].text
+        asked.append(sample.meta["canonical"] in request)
+        assert asked[-1] or sample.text in request
+    assert 0.4 < np.mean(asked) < 0.6 and len(asked) > 200
+    plain = replace(sample, meta={})
+    assert all(sample.text in draw(plain, np.random.default_rng(seed)).segments[0].text for seed in range(10))

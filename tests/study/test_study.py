@@ -286,6 +286,6 @@ def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
 def test_a_result_names_folders_of_its_command_without_where_they_lay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["/a/b/__main__.py", "reproduce", "tiny", "--data", "/a/b/letters", "--seeds", "3"])
+    monkeypatch.setattr("sys.argv", ["/a/b/__main__.py", "reproduce", "tiny", "--data", "/a/b/letters", "--out=/c/d"])
     result = _run(_study(_trained(0.8), _trained(0.5)), tmp_path)
-    assert result["command"] == "tessera reproduce tiny --data letters --seeds 3"
+    assert result["command"] == "tessera reproduce tiny --data letters --out=d"
