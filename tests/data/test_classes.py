@@ -147,8 +147,10 @@ def test_emoji_come_with_their_groups():
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="Omniglot is not on this machine")
-def test_omniglot_is_read_from_its_zips_with_drawers_held_out():
+def test_omniglot_is_read_from_its_zips_with_drawers_held_out(monkeypatch):
     world = open_omniglot(OMNIGLOT)
+    monkeypatch.chdir(OMNIGLOT)  # a world is named after its folder, and not after where that lies
+    assert world.name == open_omniglot(".").name == f"{OMNIGLOT.name} by character"
     train, held = world.source(TASK), world.source(TASK, "heldout")
     assert len(train) + len(held) == 20 * len(world.classes)
     assert len(held) == len(HELD_DRAWERS) * len(world.classes)

@@ -46,7 +46,8 @@ def open_omniglot(folder: str | Path, by: Literal["character", "alphabet"] = "ch
         label = alphabet if by == "alphabet" else f"{alphabet}/{character}"
         drawer = PurePosixPath(drawing).stem.rpartition("_")[2]
         records.append(Record(name, drawer, Labelled(Path(name), len(data), label)))
-    return ClassWorld(f"{Path(folder).name} by {by}", records, Tally(), set(HELD_DRAWERS), partial(_make, drawings))
+    title = f"{Path(folder).absolute().name} by {by}"
+    return ClassWorld(title, records, Tally(), set(HELD_DRAWERS), partial(_make, drawings))
 
 
 def _inner(name: str) -> str:
