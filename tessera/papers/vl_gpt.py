@@ -36,6 +36,7 @@ from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_nlvr import reproduce as nlvr
 from tessera.papers.vl_gpt_report import write_report
 from tessera.papers.vl_gpt_study import reproduce
+from tessera.papers.vl_gpt_writing import states_and_targets, writing_stage, writing_steps
 from tessera.tokenizers.aligned import aligned_start
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.features import FeatureStore
@@ -43,7 +44,7 @@ from tessera.train.optim import Optimiser
 from tessera.zoo.foundation import Foundation, load_mini, load_published_parts, stack_pixels
 from tessera.zoo.lm import Reader
 from tessera.zoo.parts import quiet
-from tessera.zoo.reading import finish_writing, sketchable, start_reading
+from tessera.zoo.reading import sketchable, start_reading
 from tessera.zoo.sketches import sketches
 
 SUITE = 200  # pictures that the report's first score is taken from; a shortened training is judged on fewer
@@ -94,8 +95,9 @@ class Recipe:
         lora: tune the language model by LoRA, as the paper does; or, at mini width, where LoRA saves nothing, whole.
         row_length: positions of a packed row.
         aligned: pictures that the image tokenizer's aligned start is fitted to; 0 starts from random weights.
-        told: pictures that the language model's start as a reader of sketches is fitted to, and in the end the
-            regression head; 0 for none.
+        told: pictures that the language model's start as a reader of sketches is fitted to; 0 for none.
+        drawn: drawings that the regression head looks at once more in the end; 0 for none.
+        draw_share: weight of requests to draw in stage C; 1.3 is that of captions.
     """
 
     tokenizer: Mapping[str, Any] = field(metadata={CONFIG: CausalTokenizerConfig})
@@ -104,6 +106,8 @@ class Recipe:
     row_length: int
     aligned: int
     told: int
+    drawn: int
+    draw_share: float
     align: Schedule
     pretrain: Schedule
     instruct: Schedule
@@ -126,6 +130,7 @@ class Recipe:
         return replace(
             self,
             told=round(self.told * min(share, 1.0)),
+            drawn=round(self.drawn * min(share, 1.0)),
             align=align,
             pretrain=pretrain,
             instruct=replace(self.instruct, steps=max(1, steps - align.steps - pretrain.steps)),
@@ -152,14 +157,17 @@ MINI = Recipe(
     row_length=256,
     aligned=600,
     told=6000,
+    drawn=16_000,
+    draw_share=0.5,
     align=Schedule(steps=400, batch=48, lr=8e-4, kind="muon"),
     pretrain=Schedule(steps=150, batch=8, lr=1.5e-3, kind="muon", factors=GENTLY),
-    instruct=Schedule(steps=850, batch=8, lr=1e-3, kind="muon", factors=GENTLY),
+    instruct=Schedule(steps=680, batch=8, lr=1e-3, kind="muon", factors=GENTLY),
 )  # fmt: skip
 # What the image tokenizer is told to estimate is what the study compares, so no arm may start from the image condition;
 # and fewer embeddings let three seeds of all arms end in half an hour.
 STUDIED = replace(
-    MINI, aligned=0, told=0, tokenizer={**MINI.tokenizer, "num_embeddings": 8, "width": 192, "heads": 3},
+    MINI, aligned=0, told=0, drawn=0, draw_share=1.3,
+    tokenizer={**MINI.tokenizer, "num_embeddings": 8, "width": 192, "heads": 3},
     model={"draw_steps": 12, "draw_guidance": 2.0, "visual_loss_weight": 30.0},
     pretrain=Schedule(steps=250, batch=8, lr=1.5e-3, kind="muon"),
     instruct=Schedule(steps=1900, batch=8, lr=1e-3, kind="muon"),
@@ -171,6 +179,8 @@ PUBLISHED = Recipe(  # section 4.1 and appendix A; what they leave open is marke
     row_length=512,
     aligned=0,
     told=0,
+    drawn=0,
+    draw_share=1.3,
     align=Schedule(steps=10_000, batch=1024, lr=2e-4),
     pretrain=Schedule(steps=20_000, batch=4096, lr=2e-4),
     instruct=Schedule(steps=10_000, batch=512, lr=5e-5),
@@ -212,18 +222,20 @@ class Run:
 
     Args:
         share_patches: remember the features of pictures after stage A too, for other trainings.
+        half: what is computed once, between stages, is multiplied in bfloat16.
     """
 
     foundation: Foundation
     recipe: Recipe
     streams: Streams
     share_patches: bool = False
+    half: bool = False
     patches: FeatureStore = field(init=False)
     embeds: FeatureStore = field(init=False)
     model: VLGPTForConditionalGeneration | None = None
 
     def stages(self) -> Iterator[Stage]:
-        """A, B and C; each is made when the one before it has ended."""
+        """A, B and C, and at mini size one more; each is made when the one before it has ended."""
         tokenizer = CausalTokenizerModel(tokenizer_config(self.foundation, self.recipe), self.foundation.vision)
         stage = self.align(tokenizer)
         if self.recipe.aligned:
@@ -232,6 +244,8 @@ class Run:
         self.model = self.join(tokenizer)
         yield self.language_stage("pretrain", self.recipe.pretrain)
         yield self.language_stage("instruct", self.recipe.instruct)
+        if self.recipe.drawn:
+            yield self.writing_stage()
 
     def align(self, tokenizer: CausalTokenizerModel) -> Stage:
         """Stage A: z_v and z_t estimate the painter's conditions (equation 1)."""
@@ -316,22 +330,21 @@ class Run:
         start_reading(model.cpu(), self.embeds(scenes), sketches(scenes), reader.words, reader.place)
         model.to(device)  # type: ignore[arg-type]
 
-    def finish(self, half: bool) -> None:
-        """Let the regression head look once more at drawings of pictures that are known already; see
-        `finish_writing`."""
+    def writing_stage(self) -> Stage:
+        """The regression head looks at many drawings once the states before them stand still."""
         assert self.model is not None
-        rows = 8 * self.recipe.instruct.part  # without gradients there is room for more
         whole = replace(self.streams, rank=0, world_size=1)
-        device = self.model.device
-        finish_writing(
-            self.model.cpu(), whole.drawings(self.recipe.told, rows, self.recipe.row_length), self.embeds, half
-        )
-        self.model.to(device)  # type: ignore[arg-type]
+        rows = 8 * self.recipe.instruct.part  # without gradients there is room for more
+        drawings = whole.drawings(self.recipe.drawn, rows, self.recipe.row_length)
+        states, targets = states_and_targets(self.model, drawings, self.embeds.last, self.half)
+        return writing_stage(self.model.regression_head, states, targets, self.streams.seed)
 
     def language_stage(self, name: str, schedule: Schedule) -> Stage:
         """Stage B or C: the next element, word or visual embedding (equation 2)."""
         assert self.model is not None
-        batches = self.streams.pretraining if name == "pretrain" else self.streams.instructions
+        rows, streams = (schedule.part, self.recipe.row_length), self.streams
+        pretraining = name == "pretrain"
+        loader = streams.pretraining(*rows) if pretraining else streams.instructions(*rows, self.recipe.draw_share)
 
         def objective(model: Any, batch: Any):
             embeds = self.embeds(batch.images).to(batch.input_ids.device) if batch.images else None
@@ -356,7 +369,7 @@ class Run:
 
         return Stage(
             name=name, model=self.model, objective=objective,
-            loader=batches(schedule.part, self.recipe.row_length), steps=schedule.steps, trainable=trained,
+            loader=loader, steps=schedule.steps, trainable=trained,
             accumulate=schedule.accumulate, counts=counts, optimiser=schedule.optimiser(),
         )  # fmt: skip
 
@@ -410,8 +423,9 @@ class VLGPT(Paper):
                 "mini: a picture at the end of its sequence is learned behind masks, from what was said alone, and"
                 " drawn so; it is read when it is whole (visual_input_dropout, 0 at published size)",
                 "mini: the language model reads embeddings through two layers, which begin where mini/lm reads"
-                " sketches, and predicts them through seven, which look at 6,000 drawings ten times more when stage C"
-                " is done, alone (visual_projector, regression_head, told; none, linear and 0 at published size)",
+                " sketches, and predicts them through seven, which look at 16,000 drawings five times more when stage"
+                " C is done, alone (visual_projector, regression_head, told, drawn; none, linear and 0 at published"
+                " size)",
                 "mini: distances between embeddings count by what the painter's tokens are read from (standardise)",
             ],
         }
@@ -448,11 +462,8 @@ class VLGPT(Paper):
             read, foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
             seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.workers or 0,
         )  # fmt: skip
-        run = Run(foundation.to(trainer.accelerator.device), recipe, streams)
-        trainer.run(run.stages(), total_steps=recipe.steps)
-        if recipe.told:
-            trainer.reporter.note(f"the regression head looks at {recipe.told:,} drawings once more")
-            run.finish(half=trainer.precision == "bf16")
+        run = Run(foundation.to(trainer.accelerator.device), recipe, streams, half=trainer.precision == "bf16")
+        trainer.run(run.stages(), total_steps=recipe.steps + writing_steps(recipe.drawn))
         folder = options.out / "model"
         if trainer.main:
             assistant = run.assistant()
@@ -478,7 +489,7 @@ class VLGPT(Paper):
 
 def show(run: Run, event: Event) -> None:
     """Note a caption and a drawn answer of the model in training."""
-    if event.stage.name == "align":
+    if event.stage.name not in ("pretrain", "instruct"):
         return
     assistant = run.assistant()
     sample = run.streams.heldout_pair(event.step)

@@ -100,7 +100,9 @@ class StageB:
         with quiet():
             parts = load_mini().to(device)
         run = Run(
-            parts, replace(MINI, aligned=0, told=0), Streams([(open_world(shards), 1.0)], parts.tokenizer, POSITIONS)
+            parts,
+            replace(MINI, aligned=0, told=0, drawn=0),
+            Streams([(open_world(shards), 1.0)], parts.tokenizer, POSITIONS),
         )
         stages = run.stages()
         next(stages)

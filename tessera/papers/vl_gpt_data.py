@@ -23,7 +23,7 @@ from tessera.errors import BadSample, DataError, UserError
 
 PAGES = 0.15  # share of interleaved pages among the sequences of stage B; the paper takes half of its tokens from them
 LOOKED = 20  # samples of each source that are tried before training, at most
-INSTRUCTION_SHARES = {"caption": 1.3, "draw": 1.3, "question": 0.3, "edit": 0.2, "chat": 1.2}
+INSTRUCTION_SHARES = {"caption": 1.3, "question": 0.3, "edit": 0.2, "chat": 1.2}  # beside those to draw
 
 
 @dataclass
@@ -93,7 +93,17 @@ class Streams:
         return self._packed(parts, rows, row_length)
 
     def drawings(self, pictures: int, rows: int, row_length: int) -> Iterator[Batch]:
-        """Dialogues in which each of stage A's first `pictures` is asked for, packed."""
+        """Dialogues in which a picture is asked for, packed: of a world that has them its drawings, which show what
+        they were asked for and nothing else, and of others their captioned pictures.
+
+        So are generators of images tuned last, on few pictures that are chosen well (Emu, Dai et al. 2023): a
+        regression that meets every background foresees the mean of all.
+        """
+        parts = [
+            (world.source("drawings" if "drawings" in world.tasks else "pairs"), share)
+            for world, share in self.worlds
+            if "pairs" in world.tasks
+        ]
 
         def prepare(sample: Sample, rng: np.random.Generator) -> Sequence:
             self.opener(sample.images)
@@ -101,18 +111,22 @@ class Streams:
             check_length(len(sequence), row_length)
             return sequence
 
-        asked = next(iter(self._loader(self._pairs(), Samples(prepare, list, pictures))))
+        asked = next(iter(self._loader(parts, Samples(prepare, list, pictures))))
         packed = first_fit_decreasing([len(sequence) for sequence in asked], row_length)
         for first in range(0, len(packed), rows):
             part = [[asked[index] for index in row] for row in packed[first : first + rows]]
             yield collate_rows(part, row_length, self.tokenizer.pad_token_id or 0)
 
-    def instructions(self, rows: int, row_length: int) -> Loader[Batch]:
-        """Stage C: captions, drawings, questions, edits and conversations as dialogues, packed."""
-        parts = []
+    def instructions(self, rows: int, row_length: int, draw_share: float) -> Loader[Batch]:
+        """Stage C: captions, drawings, questions, edits and conversations as dialogues, packed.
+
+        Args:
+            draw_share: weight of requests to draw beside INSTRUCTION_SHARES.
+        """
+        shares, parts = {**INSTRUCTION_SHARES, "draw": draw_share}, []
         for world, share in self.worlds:
             asked = [
-                (Mapped(world.source(task), instruct), INSTRUCTION_SHARES[name])
+                (Mapped(world.source(task), instruct), shares[name])
                 for task in world.tasks
                 for name, instruct, _ in INSTRUCTIONS.get(task, ())
             ]

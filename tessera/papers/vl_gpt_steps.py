@@ -120,8 +120,10 @@ class Bench:
         self._half = self.precision == "bf16" and select.has_fast_bf16(self.device)
         self._ids = {name: words.get_vocab()[token] for name, token in zip(_IDS, (OPEN, CLOSE, PLACE), strict=True)}
         if self.made is None:
-            batches = streams.pretraining if self.stage == "pretrain" else streams.instructions
-            self.batch = next(iter(batches(self.size.rows, recipe.row_length))).to(self.device)
+            rows = self.size.rows, recipe.row_length
+            pretraining = self.stage == "pretrain"
+            loader = streams.pretraining(*rows) if pretraining else streams.instructions(*rows, recipe.draw_share)
+            self.batch = next(iter(loader)).to(self.device)
         else:
             self.batch = self.made(self._ids)
         self._streams = streams

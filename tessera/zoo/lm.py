@@ -36,7 +36,7 @@ from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.zoo.parts import load_tokenizer
 from tessera.zoo.recipe import Recipe
-from tessera.zoo.sketches import PLACES, sketches, word_ids
+from tessera.zoo.sketches import PLACES, foreseen, sketches, word_ids
 
 ROWS, ROW_LENGTH = 8, 256
 SCENES = 10_000_000  # so many that none is met twice
@@ -94,7 +94,7 @@ class Reader:
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Next-token cross-entropy, of words and of the distributions that sketches are made of."""
         assert isinstance(model, LlamaForCausalLM)
-        told = sketches(batch.images) if batch.images else torch.zeros(0, PLACES, len(self.words))
+        told = sketches(batch.images)
         hidden = model.model(
             inputs_embeds=self.embed(model, batch, told), attention_mask=block_causal(batch.segment_ids),
             position_ids=batch.position_ids,
@@ -103,7 +103,9 @@ class Reader:
         words = next_token(model.lm_head(hidden[:, :-1][text]), batch.labels[:, 1:][text])
         logs = model.lm_head(hidden[:, :-1][drawn]).float().log_softmax(dim=-1)[:, self.words]
         slots = batch.input_ids == self.place
-        truth = told.flatten(0, 1)[batch.visual_target[slots]]
+        learned = batch.visual_target[slots].view(-1, PLACES)[:, 0]
+        written = [image for image, yes in zip(batch.images, learned, strict=True) if yes]
+        truth = sketches(written, foreseen).flatten(0, 1)
         return {"words": tuple(words), "sketches": (-(truth * logs).sum(), len(logs))}  # type: ignore[dict-item]
 
     def embed(self, model: LlamaForCausalLM, batch: Batch, told: Tensor) -> Tensor:

@@ -1,10 +1,8 @@
-"""A start in which a language model reads pictures where it has read sketches, and an end in which VL-GPT's practises
-writing them.
+"""A start in which a language model reads pictures where it has read sketches.
 
 `mini/lm` has read of scenes in sketches (`tessera.zoo.sketches`), not in visual embeddings. Tuned on these as they
 come, it loses more of what it knows than it finds again in a demonstration's time. So the connector or projector
-before it starts by telling the sketch of a picture. In VL-GPT what hides a picture starts as what hid a sketch. And its
-regression head, for which a demonstration has few drawings, looks once more at many when the language model is done.
+before it starts by telling the sketch of a picture; and in VL-GPT what hides a picture starts as what hid a sketch.
 
 Shape legend: M pictures; N = Q embeddings a picture, of width d, or states of width C that a connector
 reads; W words of a sketch.
@@ -13,25 +11,22 @@ reads; W words of a sketch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tessera.connect.connectors import TwoLayers
-from tessera.data.packing import Batch
 from tessera.data.sample import Image
 from tessera.data.worlds import open_world
 from tessera.errors import BadSample, UserError
 from tessera.layers.mlp import Mlp
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.objectives.routing import route
 from tessera.zoo.sketches import PLACES, scene_of
 
-PICTURES, STATES = 64, 512  # that an update looks at, of those that tell sketches and those that write
-TOLD, WRITTEN = 32, 10  # times that all of them are looked at
-TOLD_RATE, WRITTEN_RATE = 2e-3, 1e-3  # of the fits by AdamW
+PICTURES = 64  # that an update looks at
+TIMES = 32  # that all of them are looked at, about
 
 
 def sketchable(images: Sequence[Image], number: int) -> list[Image]:
@@ -90,34 +85,6 @@ def start_connector(connector: TwoLayers, states: Tensor, told: Tensor, words: T
         mlp.fc2.bias.add_(middle @ words)
 
 
-def finish_writing(
-    model: VLGPTForConditionalGeneration,
-    batches: Iterable[Batch],
-    embed: Callable[[Sequence[Image]], Tensor],
-    half: bool = False,
-) -> None:
-    """Fit the regression head, from where it is, to the hidden states before the embeddings of pictures; nothing else
-    changes.
-
-    The states are computed once, so that a pass over them costs what a few steps of the whole model do.
-
-    Args:
-        half: multiply in bfloat16.
-    """
-    states, targets = [], []
-    for batch in batches:
-        steps = route(batch.labels, batch.visual_target, batch.segment_ids).visual
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            embeds = embed(batch.images)
-            hidden = model.train()(
-                batch.input_ids, visual_target=batch.visual_target, position_ids=batch.position_ids,
-                segment_ids=batch.segment_ids, image_embeds=embeds,
-            ).hidden  # fmt: skip
-        states.append(hidden[:, :-1][steps].float())
-        targets.append(model.visual_targets(batch.input_ids, embeds, steps))
-    _fit(model.regression_head, torch.cat(states), torch.cat(targets), STATES, WRITTEN, WRITTEN_RATE, half)
-
-
 def _tell(mlp: Mlp, inputs: Tensor, told: Tensor, words: Tensor) -> None:
     """Let two layers give, of inputs [M, N, C], the sum of embeddings `words` [W, d] that `told` [M, N, W] weighs. The
     same each time, whatever was drawn before."""
@@ -126,26 +93,21 @@ def _tell(mlp: Mlp, inputs: Tensor, told: Tensor, words: Tensor) -> None:
         torch.manual_seed(0)
         for layer in (mlp.fc1, told_by):
             layer.reset_parameters()
-    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told, PICTURES, TOLD, TOLD_RATE)
+    _fit(nn.Sequential(mlp.fc1, mlp.activation, told_by), inputs, told)
     with torch.no_grad():
         mlp.fc2.weight.copy_(words.T @ told_by.weight)
         mlp.fc2.bias.copy_(told_by.bias @ words)
 
 
-def _fit(
-    module: nn.Module, inputs: Tensor, targets: Tensor, number: int, epochs: int, rate: float, half: bool = False
-) -> None:
-    """Least squares by `number` of the inputs [n, ..., C] and targets [n, ..., K] at a time, each looked at about
-    `epochs` times, always in the same order."""
+def _fit(module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """Least squares by AdamW, of inputs [M, ..., C] and targets [M, ..., K], always in the same order."""
     generator = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.05)
-    updates = max(1, epochs * len(inputs) // number)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=0.05)
+    updates = max(1, TIMES * len(inputs) // PICTURES)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
     for _ in range(updates):
-        chosen = torch.randint(len(inputs), (number,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            said = module(inputs[chosen])
-        (said.float() - targets[chosen]).square().mean().backward()
+        chosen = torch.randint(len(inputs), (PICTURES,), generator=generator)
+        (module(inputs[chosen]) - targets[chosen]).square().mean().backward()
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()

@@ -18,6 +18,7 @@ from tessera.data.worlds.scenes.captions import canonical_caption
 from tessera.data.worlds.scenes.draw import draw
 from tessera.data.worlds.scenes.graph import is_heldout, random_scene, redrawn
 from tessera.data.worlds.scenes.mentions import mentioned_objects
+from tessera.data.worlds.scenes.words import GROUNDS
 from tessera.errors import UserError
 
 SMALL = {"train_pictures": 200, "heldout_pictures": 60}
@@ -85,6 +86,19 @@ def test_tasks_share_the_pictures_and_their_keys():
         assert world.source("pairs", split)[3].images[0].key == f"scenes/{split}/3"
         assert source[3].text != source[3 + number].text
     assert not np.array_equal(_pixels(world.image("train", 3)), _pixels(world.image("heldout", 3)))
+
+
+def test_a_drawing_shows_what_its_sentence_tells_before_a_plain_light_background_where_it_tells_none():
+    source, told = ScenesWorld(**SMALL).source("drawings"), []
+    for index in range(200):
+        sample = source[index]
+        scene = sample.meta["scene"]
+        assert sorted(mentioned_objects(sample.text)) == sorted(mentioned_objects(canonical_caption(scene)))
+        told.append("background" in sample.text)
+        named = f"{scene.tone} {GROUNDS[scene.background]}" in sample.text
+        assert named if told[-1] else (scene.background, scene.tone) == ("plain", "light")
+        assert np.array_equal(_pixels(sample.images[0]), draw(scene))
+    assert 0.15 < np.mean(told) < 0.35
 
 
 def test_a_key_names_one_picture_only_even_across_worlds_of_other_settings():

@@ -22,13 +22,13 @@ from tessera.papers import vl_gpt
 from tessera.train.engine import Trainer
 from tests.train.children import end, start
 
-STEPS = (0, 2, 5, 7, 9)  # lines of the log after which, a random moment of less than a step later, it is killed
+STEPS = (0, 2, 5, 9, 14)  # lines of the log after which, a random moment of less than a step later, it is killed
 MOMENT = 0.03  # seconds
 SETTINGS = ("align.batch=8", "pretrain.batch=2", "instruct.batch=2")
 
 
 def train(data: Path, out: Path) -> None:
-    """Twelve steps: four of stage A, two of B, six of C."""
+    """Twelve steps of the three stages, and twelve of the regression head."""
     line = ["train", "vl-gpt", "--data", str(data), "--out", str(out), "--steps", "12", "--seed", "7", "--resume"]
     assert main([*line, "--workers", "2", "--set", *SETTINGS]) == 0
 

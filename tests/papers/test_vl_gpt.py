@@ -54,7 +54,7 @@ def test_a_training_leaves_a_model_a_report_and_its_page(run):
         path.name for path in (run / "model").iterdir()
     }
     report = read_report(run)
-    assert [stage.name for stage in report.stages] == ["align", "pretrain", "instruct"]
+    assert [stage.name for stage in report.stages] == ["align", "pretrain", "instruct", "write"]
     assert any(score.name == "questions, all types" for score in report.scores)
     assert "<html" in (run / "report.html").read_text()
 

@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet():
         parts = load_mini()
     small = {**MINI.tokenizer, "width": 64, "depth": 1, "heads": 1, "mlp_width": 64}
-    recipe = replace(MINI, tokenizer=small, model={}, told=0)  # nothing that is measured on pictures
+    recipe = replace(MINI, tokenizer=small, model={}, told=0, drawn=0)  # nothing that is measured on pictures
     run = Run(parts, recipe, Streams([(open_world("scenes"), 1.0)], parts.tokenizer, 8))
     run.patches = FeatureStore(lambda images: images)  # type: ignore[arg-type, return-value]  # never asked
     run.model = run.join(CausalTokenizerModel(tokenizer_config(parts, recipe), parts.vision))

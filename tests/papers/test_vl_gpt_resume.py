@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def test_five_kills_lose_nothing_of_weights_optimiser_log_and_order(data: Path, 
         if file.is_file():
             other = tmp_path / "killed" / "model" / file.relative_to(tmp_path / "alone" / "model")
             assert file.read_bytes() == other.read_bytes(), file
-    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    assert Counter(line["stage"] for line in lines) == {"align": 4, "pretrain": 1, "instruct": 7, "write": 12}
     assert "resumed from" in (tmp_path / "killed.log").read_text()

@@ -11,11 +11,12 @@ from tessera.data.packing import collate_rows
 from tessera.data.sample import Image, Sample, Text
 from tessera.data.sequence import SequenceBuilder
 from tessera.data.worlds import open_world
+from tessera.data.worlds.scenes.draw import object_masks
 from tessera.data.worlds.scenes.graph import SIZES, Scene, place_object
 from tessera.errors import BadSample
 from tessera.zoo import lm
 from tessera.zoo.parts import load_tokenizer
-from tessera.zoo.sketches import NOTHING, PLACES, WORDS, scene_of, sketch, sketches, word_ids
+from tessera.zoo.sketches import COVERED, NOTHING, PLACES, WORDS, foreseen, scene_of, sketch, sketches, word_ids
 
 
 def _one(colour: str, shape: str, place: str) -> Scene:
@@ -29,6 +30,19 @@ def test_a_sketch_says_at_each_place_what_covers_it() -> None:
     assert {WORDS[i] for i in np.flatnonzero(told[0])} == {"red", "star", SIZES[1], "plain", "top", "left"}
     assert {WORDS[i] for i in np.flatnonzero(told[15])} == {NOTHING, "bottom", "right"}
     assert {WORDS[i] for i in np.flatnonzero(told[6])} >= {"top", "middle", "center", "right"}
+
+
+def test_what_is_foreseen_says_where_a_thing_stands_and_which_quarters_it_covers() -> None:
+    scene = _one("red", "square", "top left")
+    told = foreseen(scene)
+    assert told.shape == (PLACES, len(WORDS)) and np.allclose(told.sum(axis=1), 1, atol=1e-6)
+    shares = object_masks(scene)[0].reshape(8, 8, 8, 8).mean(axis=(1, 3))  # of patches of 8 x 8 pixels
+    quarters = told[:, -4:] / COVERED * 4
+    np.testing.assert_allclose(quarters[0], shares[:2, :2].flatten(), atol=1e-6)
+    np.testing.assert_allclose(quarters[5], shares[2:4, 2:4].flatten(), atol=1e-6)
+    assert {WORDS[i] for i in np.flatnonzero(told[15])} == {NOTHING}
+    beyond = foreseen(_one("red", "square", "center"))[5]  # a corner of the thing, whose own place is the middle
+    assert beyond[WORDS.index("middle")] > 0 and beyond[WORDS.index("top")] == 0
 
 
 def test_a_sketch_needs_no_drawing_and_no_other_picture_has_one() -> None:

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from tessera.connect.connectors import TwoLayers
-from tessera.data.packing import Batch
 from tessera.data.worlds import open_world
 from tessera.errors import UserError
-from tessera.zoo.reading import finish_writing, sketchable, start_connector, start_reading
+from tessera.zoo.reading import sketchable, start_connector, start_reading
 from tessera.zoo.sketches import PLACES, WORDS
-from tests.models.vlgpt_tiny import BEGIN, END, START, STOP, D, batch, tiny_model, tokenizer_config, words
+from tests.models.vlgpt_tiny import D, tiny_model, tokenizer_config
 
 SLOT_TOKEN = 5
 HIDDEN = {"visual_input_dropout": 1.0, "visual_projector": "mlp", "regression_head": "residual"}
@@ -52,33 +51,6 @@ def test_the_start_is_the_same_each_time_whatever_was_drawn_before():
         start_reading(model, embeds, told, ids, SLOT_TOKEN)
         found.append(model.visual_projector.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
-
-
-def test_the_regression_head_reads_embeddings_from_the_states_before_them():
-    model = model_of()
-    picture = [START, *[SLOT_TOKEN] * PLACES, STOP]
-    truth = 0.2 * torch.randn(D, D, generator=torch.Generator().manual_seed(3))
-
-    def packed(seed: int) -> Batch:
-        fields = batch(*([BEGIN, *words(4, 10 * seed + row), *picture, END] for row in range(8)))
-        places = torch.arange(fields["input_ids"].shape[1]).expand_as(fields["input_ids"])
-        return Batch(**fields, position_ids=places, segment_ids=torch.ones_like(places), images=[seed], sample_ids=[])
-
-    def embed(images):  # what the states before them tell
-        ids = packed(images[0]).input_ids
-        hidden = model.train()(ids, visual_target=ids == SLOT_TOKEN, image_embeds=torch.zeros(8, PLACES, D)).hidden
-        return hidden[:, 5 : 5 + PLACES] @ truth
-
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    finish_writing(model, [packed(seed) for seed in range(200)], embed)
-    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"regression_head"}
-    held = packed(300)
-    output = model(
-        held.input_ids, labels=held.labels, visual_target=held.visual_target, image_embeds=embed([300]),
-        segment_ids=held.segment_ids,
-    )  # fmt: skip
-    assert output.visual_loss < 0.1 * embed([300]).square().mean()
 
 
 def test_only_scenes_are_told_as_sketches_and_without_any_those_of_the_embedded_world():

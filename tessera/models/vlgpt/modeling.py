@@ -226,17 +226,7 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         """
         if image_embeds is None and pixel_values is not None:
             image_embeds = self.encode_images(pixel_values)
-        if segment_ids is not None and position_ids is None:
-            position_ids = positions_within(segment_ids)
-        inputs = self.inputs(input_ids, image_embeds, visual_target)
-        hidden = self.language_model.model(
-            inputs_embeds=inputs,
-            position_ids=position_ids,
-            use_cache=False,
-            **(
-                {} if segment_ids is None else packed_rows(segment_ids, self.language_model.config._attn_implementation)
-            ),
-        ).last_hidden_state
+        hidden = self.hidden_states(input_ids, visual_target, position_ids, segment_ids, image_embeds)
         if labels is None:
             return VLGPTOutput(logits=self.logits(hidden), hidden=hidden)
         output = VLGPTOutput()
@@ -254,6 +244,25 @@ class VLGPTForConditionalGeneration(AroundLanguageModel):
         output.text_loss, output.visual_loss = output.text.mean(num_text), output.visual.mean(num_visual)
         output.loss = output.text_loss + self.config.visual_loss_weight * output.visual_loss
         return output
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        visual_target: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """The last hidden states [B, L, d] of the language model, which both heads read; see `forward`."""
+        if segment_ids is not None and position_ids is None:
+            position_ids = positions_within(segment_ids)
+        packed = {}
+        if segment_ids is not None:
+            packed = packed_rows(segment_ids, self.language_model.config._attn_implementation)
+        return self.language_model.model(
+            inputs_embeds=self.inputs(input_ids, image_embeds, visual_target),
+            position_ids=position_ids, use_cache=False, **packed,
+        ).last_hidden_state  # fmt: skip
 
     def _words(self, hidden: Tensor, words: Tensor) -> Tally:
         """Cross-entropy of words [K] after hidden states [K, d]."""

@@ -1,4 +1,4 @@
-"""The scenes world as a World: Samples of eight tasks over one shared set of drawn pictures."""
+"""The scenes world as a World: Samples of nine tasks over one shared set of drawn pictures."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ _STREAMS = {
     "depth": 6,
     "conversations": 7,
     "segmentation": 8,
+    "drawings": 9,
 }
 _SPLITS: dict[Split, int] = {"train": 0, "heldout": 1}
 COUNTS = (0.3, 0.3, 0.2, 0.2)
 BACKGROUND = "background"  # what is no object, where classes of pixels are named
 TURNS = 5  # questions in a conversation, at most
 MIX: Mapping[Style, float] = {"canonical": 0.25, "short": 0.3, "dense": 0.2, "relational": 0.25}
+GROUND = 0.25  # share of "drawings" whose sentence names a background
 
 
 class ScenesWorld:
@@ -65,7 +67,7 @@ class ScenesWorld:
     """
 
     name = "scenes"
-    tasks = ("pairs", "questions", "conversations", "edits", "pages", "referring", "depth", "segmentation")
+    tasks = ("pairs", "questions", "conversations", "edits", "pages", "referring", "depth", "segmentation", "drawings")
 
     def __init__(
         self,
@@ -178,6 +180,18 @@ def _pairs(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample
     return pair(image, caption(scene, rng, style), id=f"{source.name}/{index}", meta=meta)
 
 
+def _drawings(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
+    """What is asked for and a picture of just that: a sentence that tells all there is to draw, and where it tells no
+    background, a plain light one."""
+    scene, image = source.shown(index)
+    meta: dict[str, Any] = {"scene": scene}
+    if rng.random() < GROUND:
+        return pair(image, caption(scene, rng, "dense"), id=f"{source.name}/{index}", meta=meta)
+    meta["scene"] = scene = replace(scene, background="plain", tone="light")
+    image = source.world.draw(scene, f"{source.split}/drawings/{source.picture(index)}")
+    return pair(image, canonical_caption(scene), id=f"{source.name}/{index}", meta=meta)
+
+
 def _questions(source: ScenesSource, index: int, rng: np.random.Generator) -> Sample:
     scene, image = source.shown(index)
     asked = ask(scene, rng)
@@ -270,4 +284,5 @@ _BUILDERS: dict[str, Callable[[ScenesSource, int, np.random.Generator], Sample]]
     "referring": _referring,
     "depth": _depth,
     "segmentation": _segmentation,
+    "drawings": _drawings,
 }
