@@ -336,7 +336,7 @@ class Run:
         whole = replace(self.streams, rank=0, world_size=1)
         rows = 8 * self.recipe.instruct.part  # without gradients there is room for more
         drawings = whole.drawings(self.recipe.drawn, rows, self.recipe.row_length)
-        states, targets = states_and_targets(self.model, drawings, self.embeds.last, self.half)
+        states, targets = states_and_targets(self.model, drawings, self.embeds, self.half)
         return writing_stage(self.model.regression_head, states, targets, self.streams.seed)
 
     def language_stage(self, name: str, schedule: Schedule) -> Stage:

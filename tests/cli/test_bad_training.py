@@ -27,7 +27,7 @@ from tests.papers.published_tiny import published_parts
 pytestmark = pytest.mark.usefixtures("no_report")
 ROOT = Path(__file__).parents[2]
 BROKEN = ("zero.png", "words.jpg", "cut.png", "huge.png")
-WHOLE = {"0-align", "1-pretrain", "2-instruct"}
+WHOLE = {"0-align", "1-pretrain", "2-instruct", "3-write"}
 
 
 def captioned(folder: Path, pictures: dict[str, bytes]) -> Path:

@@ -29,8 +29,18 @@ def test_a_reducer_s_race_counts_fewer_multiply_adds_and_sees_the_same_pictures(
     race = vit_race(name, plain, torch.randn(2, 3, 32, 32))
     assert race.counted > 1.2
     ours, theirs = race.ours(), race.theirs()
-    assert ours.tokens.shape[1] < theirs.tokens.shape[1] == 64
-    assert ours.pooled.shape == theirs.pooled.shape
+    assert ours.shape == theirs.shape == (2, 24) and not torch.equal(ours, theirs)
+    assert not ours.requires_grad and all(weight.grad is None for weight in plain.parameters())
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_in_training_both_sides_of_a_reducer_s_race_have_gradients(name: str, plain) -> None:
+    used = vit_race(name, plain, torch.randn(2, 3, 32, 32))
+    race = vit_race(name, plain, torch.randn(2, 3, 32, 32), train=True)
+    assert (race.counted, race.macs) == (used.counted, 3 * used.macs)
+    race.theirs()
+    assert all(weight.grad is not None for name, weight in plain.named_parameters() if name.startswith("blocks"))
+    race.ours()
 
 
 @pytest.mark.parametrize("name", bench_reduce.PREFILL)
@@ -38,7 +48,9 @@ def test_a_prefill_s_race_has_fewer_visual_tokens_and_as_much_text(name: str) ->
     race = prefill_race(name, CPU, TINY, grid=(4, 4), left=4)
     assert race.ours().shape == (1, 4 + bench_reduce.TEXT, 64)
     assert race.theirs().shape == (1, 16 + bench_reduce.TEXT, 64)
-    assert race.counted > 1.1
+    assert race.counted > 1.1 and race.least == 0.8 * race.counted
+    trained = prefill_race(name, CPU, TINY, grid=(4, 4), left=4, train=True)
+    assert trained.ours().requires_grad and trained.theirs().requires_grad
 
 
 def test_the_command_writes_the_gain_in_time_beside_that_in_multiply_adds(
