@@ -36,7 +36,7 @@ from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_nlvr import reproduce as nlvr
 from tessera.papers.vl_gpt_report import write_report
 from tessera.papers.vl_gpt_study import reproduce
-from tessera.papers.vl_gpt_writing import states_and_targets, writing_stage, writing_steps
+from tessera.papers.vl_gpt_writing import TIMES, states_and_targets, writing_stage, writing_steps
 from tessera.tokenizers.aligned import aligned_start
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.features import FeatureStore
@@ -412,9 +412,10 @@ class VLGPT(Paper):
     def describe(self) -> Mapping[str, Sequence[str]]:
         """Headed lists of lines for `tessera show`."""
         stages = (("A align", MINI.align), ("B pretrain", MINI.pretrain), ("C instruct", MINI.instruct))
+        trained = [f"{name}: {one.steps} steps of {one.batch}, {one.kind}, rate {one.lr}" for name, one in stages]
         return {
             "parts": ["language model (LLaMA)", "vision encoder (CLIP)", "painter (latent diffusion, IP-Adapter)"],
-            "stages": [f"{name}: {one.steps} steps of {one.batch}, {one.kind}, rate {one.lr}" for name, one in stages],
+            "stages": [*trained, f"mini, write: {MINI.drawn:,} drawings, each {TIMES} times"],
             "claims": [
                 "regressing both conditions beats either alone (CLIP similarity 80.2 against 80.1 and 73.6; CIDEr"
                 " 133.7 against 123.6 and 131.1)",
@@ -423,9 +424,9 @@ class VLGPT(Paper):
                 "mini: a picture at the end of its sequence is learned behind masks, from what was said alone, and"
                 " drawn so; it is read when it is whole (visual_input_dropout, 0 at published size)",
                 "mini: the language model reads embeddings through two layers, which begin where mini/lm reads"
-                " sketches, and predicts them through seven, which look at 16,000 drawings five times more when stage"
-                " C is done, alone (visual_projector, regression_head, told, drawn; none, linear and 0 at published"
-                " size)",
+                " sketches, and predicts them through seven, which look at drawings alone when stage C is done:"
+                " pictures of what is asked for, before a plain background where none is named (visual_projector,"
+                " regression_head, told, drawn; none, linear and 0 at published size)",
                 "mini: distances between embeddings count by what the painter's tokens are read from (standardise)",
             ],
         }
