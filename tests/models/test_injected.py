@@ -38,15 +38,18 @@ def states_of(model, *arguments, **options):
     return found
 
 
-def opt_by_hand(model, ids, tokens, prompt):
+def opt_by_hand(model, ids, tokens, prompt, valid):
     """The official decoder in plain matrix products, for tokens [K, B, d] of layers START .. END - 1 and a prompt
-    [P, d]: the row of the injected token is all zeros, so that it reads everything."""
+    [P, d]: the row of the injected token is all zeros, so that it reads everything, padding too; which stands at the
+    second row of the table of positions, and reads the words before it."""
     decoder = model.language_model.model.decoder
-    places = torch.arange(ids.shape[1]) + 2
+    places = valid.cumsum(1) * valid - 1 + 2
     x = torch.cat(
         [prompt.expand(len(ids), -1, -1), decoder.embed_tokens(ids) + decoder.embed_positions.weight[places]], 1
     )
     mask = torch.full((x.shape[1],) * 2, float("-inf")).triu(1)
+    hidden = F.pad(valid == 0, (len(prompt), 0))[:, None, None]
+    mask = mask.masked_fill(hidden, float("-inf"))
     for place, layer in enumerate(decoder.layers):
         if START <= place < END:
             token = tokens[place - START][:, None]
@@ -72,12 +75,17 @@ def test_without_picture_and_prompt_it_is_the_plain_language_model_bit_for_bit()
 
 
 @pytest.mark.light("ep-alm", "exact")
-def test_faithful_is_the_official_decoder_and_its_loss():
-    model = tiny_model(attention="faithful")
+@pytest.mark.parametrize("padded", [0, 3])
+def test_faithful_is_the_official_decoder_and_its_loss(padded):
+    model, valid = tiny_model(attention="faithful"), torch.ones_like(IDS)
+    valid[1, IDS.shape[1] - padded :] = 0
     seen = model.encode_images(SEEN)
     tokens = [model.connector[place].project(seen[:, place]) for place in range(LEVELS)]  # 3 layers, one level each
-    wanted = opt_by_hand(model, IDS, tokens, model.prompt())
-    torch.testing.assert_close(model(IDS, pixel_values=SEEN).logits, wanted, atol=1e-6, rtol=1e-5)
+    wanted = opt_by_hand(model, IDS, tokens, model.prompt(), valid)
+    ours = model(IDS, pixel_values=SEEN, attention_mask=valid).logits
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)  # padding too
+    if padded:
+        return
     sums = F.cross_entropy(wanted[:, :-1].transpose(1, 2), IDS[:, 1:], reduction="none").sum(1)
     torch.testing.assert_close(model(IDS, labels=IDS, pixel_values=SEEN).loss, 0.1 * sums.mean())
 

@@ -33,7 +33,7 @@ from tessera.data.sample import Image
 from tessera.errors import TrainingStopped, UserError
 from tessera.models.folder import read_config
 from tessera.models.injected.configuration import InjectedLMConfig
-from tessera.models.injected.prefix import Prefix, grown_mask, word_mask
+from tessera.models.injected.prefix import Prefix, grown_mask, word_mask, word_places
 from tessera.models.lvlm.generation import within_context
 from tessera.models.lvlm.language import learned_words
 from tessera.models.lvlm.layers import decoder_of
@@ -215,7 +215,7 @@ class InjectedLMForConditionalGeneration(SeeingLanguageModel):
             options["attention_mask"] = attention_mask
         else:
             valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            places = (valid.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+            places = word_places(valid, input_ids.shape[1], self.config.attention == "faithful")
             options |= {"position_ids": places, "attention_mask": prefix.masks[0]}
         within = nullcontext() if prefix is None else prefix.before(self.language_model)
         with within:
@@ -236,12 +236,13 @@ class InjectedLMForConditionalGeneration(SeeingLanguageModel):
         if begun and (attention_mask is None or class_states is not None):
             raise UserError("with words in the cache give their attention_mask too, and the picture only before them")
         valid = torch.ones_like(ids) if attention_mask is None else attention_mask
-        mask = word_mask(valid.bool(), words)
+        faithful = config.attention == "faithful"
+        mask = word_mask(valid.bool(), words, faithful)
         if begun:
             return self._continued(mask, cache)
         if class_states is None and self.prompt is None:
             return None
-        prompt, faithful = config.prompt_length, config.attention == "faithful"
+        prompt = config.prompt_length
         tokens = {} if class_states is None else self._tokens(class_states)
         masks = (grown_mask(mask, prompt, False, False), grown_mask(mask, prompt, bool(tokens), faithful))
         return Prefix(start=config.start, masks=masks, prompt=self._prompt(rows), tokens=tokens)

@@ -20,13 +20,24 @@ from tessera.models.lvlm.language import ready_mask
 from tessera.models.lvlm.layers import Enter, at_door, decoder_of, on_leaving
 
 
-def word_mask(valid: Tensor, words: int) -> Tensor:
+def word_mask(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
     """bool [B, L, T]: which words the last L = `words` of `valid` bool [B, T] read. Padding reads padding, so that no
-    row is empty."""
+    row is empty; where `faithful`, the words before it, as in the official code, and itself where there are none."""
     total = valid.shape[1]
     place = torch.arange(total, device=valid.device)
     earlier = place <= place[total - words :, None]
-    return (valid[:, total - words :, None] == valid[:, None, :]) & earlier
+    if not faithful:
+        return (valid[:, total - words :, None] == valid[:, None, :]) & earlier
+    read = valid[:, None, :] & earlier
+    return read | (~read.any(-1, keepdim=True) & (place == place[total - words :, None]))
+
+
+def word_places(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
+    """int64 [B, L]: the positions of the last L = `words` of `valid` [B, T], counted without padding. That of padding
+    is of no account, but where `faithful`, where the token reads padding too: there it is -1, as OPT has it."""
+    valid = valid.long()
+    places = valid.cumsum(-1) * valid - 1 if faithful else (valid.cumsum(-1) - 1).clamp(min=0)
+    return places[:, -words:]
 
 
 def grown_mask(mask: Tensor, prompt: int, token: bool, faithful: bool) -> Tensor:
