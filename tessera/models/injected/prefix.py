@@ -22,14 +22,13 @@ from tessera.models.lvlm.layers import Enter, at_door, decoder_of, on_leaving
 
 def word_mask(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
     """bool [B, L, T]: which words the last L = `words` of `valid` bool [B, T] read. Padding reads padding, so that no
-    row is empty; where `faithful`, the words before it, as in the official code, and itself where there are none."""
+    row is empty; where `faithful`, the words before it, as in the official code."""
     total = valid.shape[1]
     place = torch.arange(total, device=valid.device)
     earlier = place <= place[total - words :, None]
     if not faithful:
         return (valid[:, total - words :, None] == valid[:, None, :]) & earlier
-    read = valid[:, None, :] & earlier
-    return read | (~read.any(-1, keepdim=True) & (place == place[total - words :, None]))
+    return valid[:, None, :] & earlier
 
 
 def word_places(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
@@ -43,7 +42,7 @@ def word_places(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
 def grown_mask(mask: Tensor, prompt: int, token: bool, faithful: bool) -> Tensor:
     """bool [B, 1, n, n] for `mask` [B, L, L] with P = `prompt` tokens before the words and, where asked, the token
     before those: n = L + P (+ 1). Words read all of them, the prompt itself from left to right; the token reads itself
-    and the prompt, or everything where `faithful`."""
+    and the prompt, or everything where `faithful`. What would read nothing reads itself."""
     length = mask.shape[1]
     mask = F.pad(mask, (prompt, 0, prompt, 0), value=False)
     mask[:, :prompt, :prompt] = torch.ones(prompt, prompt, dtype=torch.bool, device=mask.device).tril()
@@ -52,6 +51,7 @@ def grown_mask(mask: Tensor, prompt: int, token: bool, faithful: bool) -> Tensor
         mask = F.pad(mask, (1, 0, 1, 0), value=True)
         if not faithful:
             mask[:, 0, -length:] = False
+    mask = mask | (~mask.any(-1, keepdim=True) & torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device))
     return mask[:, None]
 
 
