@@ -74,13 +74,14 @@ def page() -> dict[Path, str]:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Races, and then what is no race."""
+    """Races, with the peer's multiply-adds over ours where they differ, and then what is no race."""
     if races := [row for row in rows if "race" in row]:
         heads = (
             "race",
             "device",
             "against",
             "times as fast",
+            "counted",
             "rounds",
             "ours, ms",
             "theirs, ms",
@@ -97,9 +98,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _race(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         row["race"], f"{row['device']}, {row['dtype']}", row["peer"], f"**{row['speed']:.2f}**",
+        f"{row['counted']:.2f}" if row.get("counted", 1) != 1 else "",  # older results have none
         f"{row['slowest']:.2f} to {row['fastest']:.2f}", f"{row['ours_ms']:,.4g}", f"{row['theirs_ms']:,.4g}",
         f"{row['of_ceiling']:.0%}" if row["of_ceiling"] else "",
-        f"{row['verdict']} (floor {row['least']:g}, aim {row['aim']:g})" if row["aim"] else "",
+        f"{row['verdict']} (floor {row['least']:.3g}, aim {row['aim']:.3g})" if row["aim"] else "",
     )  # fmt: skip
 
 

@@ -264,19 +264,31 @@ class Chat(_Answering):
         assistant, drawn = self._loaded("chat"), 0
         turns: list[Segment] = []
         for pictures, words in _turns(first):
+            before = len(turns)
             turns += [Image(picture, learned=False, role="user") for picture in pictures]
             turns.append(Text(words, learned=False, role="user"))
             streams = hasattr(assistant, "stream")
-            for part in assistant.stream(turns, _say) if streams else assistant.chat(turns):
-                if isinstance(part, str):
-                    turns.append(Text(part, role="assistant"))
-                    print("" if streams else part)  # what was streamed stands there already
-                else:
-                    turns.append(Image(part, role="assistant"))
-                    path = self.out / f"chat-{drawn:03d}.png"
-                    _save(part, path)
-                    print(f"[drawing: {path}]")
-                    drawn += 1
+            try:
+                for part in assistant.stream(turns, _say) if streams else assistant.chat(turns):
+                    if isinstance(part, str):
+                        turns.append(Text(part, role="assistant"))
+                        print("" if streams else part)  # what was streamed stands there already
+                    else:
+                        turns.append(Image(part, role="assistant"))
+                        path = self.out / f"chat-{drawn:03d}.png"
+                        _save(part, path)
+                        print(f"[drawing: {path}]")
+                        drawn += 1
+            except (BadSample, UserError) as error:
+                _slip(error)
+                del turns[before:]
+
+
+def _slip(error: Exception) -> None:
+    """Tell a person what was wrong with a line, and go on; a script is told by the exit code."""
+    if not sys.stdin.isatty():
+        raise error
+    print(f"tessera: {error}", file=sys.stderr)
 
 
 def _say(words: str) -> None:
@@ -299,9 +311,7 @@ def _turns(pictures: list[Image]) -> Iterator[tuple[list[Image], str]]:
             try:
                 pictures += _pictures((Path(line.removeprefix("/image ").strip()),))
             except BadSample as error:
-                if not prompt:  # a script is told by the exit code
-                    raise
-                print(f"tessera: {error}", file=sys.stderr)
+                _slip(error)
         elif line:
             yield pictures, line
             pictures = []

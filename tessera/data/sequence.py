@@ -56,8 +56,7 @@ def check_length(length: int, limit: int) -> None:
     """Raise BadSample where a sequence of `length` positions is over `limit`: nothing is ever cut."""
     if length > limit:
         raise BadSample(
-            f"the sample needs {length} tokens, limit {limit}; raise max_length or lower image_size,"
-            " or shorten the text"
+            f"the sample needs {length} tokens, limit {limit}; shorten the text, or give it room in longer rows"
         )
 
 

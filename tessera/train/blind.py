@@ -8,8 +8,7 @@ scored by the reference that has not read it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -64,6 +63,7 @@ class Captions:
 
     sources: Sequence[tuple[Source, float]]
     builder: BlindBuilder
+    _refused: list[str] = field(init=False, default_factory=list)
 
     @cached_property
     def sequences(self) -> list[tuple[int, int, Tokens]]:
@@ -72,8 +72,10 @@ class Captions:
         found = []
         for number, (source, _) in enumerate(self.sources):
             for place in range(len(source)):
-                with suppress(BadSample):
+                try:
                     found.append((number, place, self.builder.build(source[place])))
+                except BadSample as error:
+                    self._refused.append(f"{source.name}[{place}]: {error}")
         return found
 
     @property
@@ -94,7 +96,10 @@ class Captions:
         for half, rows in zip(HALVES, places, strict=True):
             if not any(rows):
                 names = ", ".join(source.name for source, _ in self.sources)
-                raise DataError(f"{names}: too few different captions to make two halves of, and half {half} is empty")
+                bad = f"; {len(self._refused)} cannot be used, the last: {self._refused[-1]}" if self._refused else ""
+                raise DataError(
+                    f"{names}: too few different captions to make two halves of, and half {half} is empty{bad}"
+                )
             parts = zip(self.sources, rows, strict=True)
             found.append(Mixture([(Only(source, row), share) for (source, share), row in parts if row]))
         return found

@@ -177,6 +177,7 @@ def reading(data: Path) -> Recipe:
 
 
 RECIPE = Recipe(
-    name="llava", about="mini/clip's eyes, a connector and mini/lm, which talk about drawn scenes and name emoji",
+    name="llava",
+    about="mini/clip's eyes, a connector and mini/lm, which talk about drawn scenes and were shown the names of emoji",
     steps=800, stage=stages, save=save, scores=scores, gates={}, reading=reading,
 )  # fmt: skip

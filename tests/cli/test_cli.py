@@ -17,7 +17,7 @@ from PIL import Image
 
 from tessera.cli.options import parser_of
 from tessera.cli.program import COMMANDS, main, usage
-from tessera.errors import TrainingStopped
+from tessera.errors import TrainingStopped, UserError
 from tessera.papers import registry
 
 FLAGS = {
@@ -66,6 +66,8 @@ class FakeAssistant:
         return [Image.new("RGB", (8, 8), (seed, len(text), 0)) for text in texts]
 
     def chat(self, turns: list[Any]) -> list[Any]:
+        if "<image>" in turns[-1].text:
+            raise UserError("no picture to stand there")
         drawing = [Image.new("RGB", (8, 8))] if "draw" in turns[-1].text else []
         return [" ".join(f"{turn.role} {type(turn).__name__}" for turn in turns), *drawing]
 
@@ -291,6 +293,20 @@ def test_chat_takes_pictures_in_and_gives_drawings_out(
     first = "user Image user Text"
     assert said == [first, f"{first} assistant Text user Text", f"[drawing: {tmp_path / 'chat-000.png'}]"]
     assert (tmp_path / "chat-000.png").is_file()
+
+
+@pytest.mark.usefixtures("assistant")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_slip_ends_a_scripted_chat_and_leaves_a_spoken_one_as_it_was(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["hello", "<image> what?", "well?", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: terminal, raising=False)
+    assert main(["chat", "--model", "m"]) == (0 if terminal else 2)
+    printed = capsys.readouterr()
+    assert printed.err == "tessera: no picture to stand there\n"
+    assert printed.out.splitlines() == ["user Text", *(["user Text assistant Text user Text"] if terminal else [])]
 
 
 @pytest.mark.usefixtures("assistant")

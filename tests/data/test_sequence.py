@@ -112,7 +112,7 @@ def test_the_tokenizer_is_not_changed() -> None:
 def test_a_sequence_over_the_limit_says_what_it_needs() -> None:
     needs = len(_builder().build(pair(PICTURE, "a red circle")))
     assert len(_builder(max_length=needs).build(pair(PICTURE, "a red circle"))) == needs
-    sentence = f"needs {needs} tokens, limit {needs - 1}; raise max_length or lower image_size"
+    sentence = f"needs {needs} tokens, limit {needs - 1}; shorten the text"
     with pytest.raises(BadSample, match=sentence):
         _builder(max_length=needs - 1).build(pair(PICTURE, "a red circle"))
 

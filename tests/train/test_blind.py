@@ -89,8 +89,16 @@ def test_captions_that_read_the_same_fall_into_the_same_half() -> None:
 
 
 def test_a_half_without_captions_is_refused() -> None:
-    with pytest.raises(DataError, match="too few different captions to make two halves"):
+    with pytest.raises(DataError, match=r"too few different captions to make two halves of, and half \d is empty$"):
         captions(1).halves()
+
+
+def test_a_half_that_bad_samples_emptied_says_what_is_wrong_with_them() -> None:
+    held = captions(10)
+    held.builder.builder.max_length = 3
+    said = r"; 10 cannot be used, the last: \S+\[9\]: the sample needs \d+ tokens, limit 3"
+    with pytest.raises(DataError, match=said):
+        held.halves()
 
 
 def test_bad_samples_are_left_to_the_loader_that_counts_them() -> None:
