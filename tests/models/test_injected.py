@@ -90,6 +90,14 @@ def test_faithful_is_the_official_decoder_and_its_loss(padded):
     torch.testing.assert_close(model(IDS, labels=IDS, pixel_values=SEEN).loss, 0.1 * sums.mean())
 
 
+def test_faithful_takes_padding_with_a_language_model_whose_positions_begin_at_zero():
+    model, valid = tiny_model("gpt2", attention="faithful", end=LAYERS), torch.ones_like(IDS)
+    valid[1, -3:] = 0
+    padded = model(IDS, pixel_values=SEEN, attention_mask=valid).logits[1, :-3]
+    alone = model(IDS[1:, :-3], pixel_values=SEEN[1:]).logits[0]
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.light("ep-alm", "exact")
 @pytest.mark.parametrize(
     ("fields", "leaks"), [({}, 0), ({"attention": "faithful"}, 1), ({"attention": "faithful", "end": LAYERS}, 0)]

@@ -40,7 +40,7 @@ def test_in_training_both_sides_of_a_reducer_s_race_have_gradients(name: str, pl
     assert (race.counted, race.macs) == (used.counted, 3 * used.macs)
     race.theirs()
     assert all(weight.grad is not None for name, weight in plain.named_parameters() if name.startswith("blocks"))
-    race.ours()
+    assert race.ours().requires_grad and race.ours().shape == (2, 24)
 
 
 @pytest.mark.parametrize("name", bench_reduce.PREFILL)

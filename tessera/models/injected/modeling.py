@@ -215,7 +215,9 @@ class InjectedLMForConditionalGeneration(SeeingLanguageModel):
             options["attention_mask"] = attention_mask
         else:
             valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            places = word_places(valid, input_ids.shape[1], self.config.attention == "faithful")
+            # The token that reads padding too reads it where OPT, the one model of the official code, puts it.
+            official = self.config.attention == "faithful" and self.config.text_config.model_type == "opt"
+            places = word_places(valid, input_ids.shape[1], padding=-1 if official else 0)
             options |= {"position_ids": places, "attention_mask": prefix.masks[0]}
         within = nullcontext() if prefix is None else prefix.before(self.language_model)
         with within:

@@ -20,7 +20,7 @@ from tessera.models.lvlm.language import ready_mask
 from tessera.models.lvlm.layers import Enter, at_door, decoder_of, on_leaving
 
 
-def word_mask(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
+def word_mask(valid: Tensor, words: int, faithful: bool) -> Tensor:
     """bool [B, L, T]: which words the last L = `words` of `valid` bool [B, T] read. Padding reads padding, so that no
     row is empty; where `faithful`, the words before it, as in the official code."""
     total = valid.shape[1]
@@ -31,12 +31,11 @@ def word_mask(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
     return valid[:, None, :] & earlier
 
 
-def word_places(valid: Tensor, words: int, faithful: bool = False) -> Tensor:
-    """int64 [B, L]: the positions of the last L = `words` of `valid` [B, T], counted without padding. That of padding
-    is of no account, but where `faithful`, where the token reads padding too: there it is -1, as OPT has it."""
+def word_places(valid: Tensor, words: int, padding: int) -> Tensor:
+    """int64 [B, L]: the positions of the last L = `words` of `valid` [B, T], counted without padding, which stands at
+    `padding`."""
     valid = valid.long()
-    places = valid.cumsum(-1) * valid - 1 if faithful else (valid.cumsum(-1) - 1).clamp(min=0)
-    return places[:, -words:]
+    return (valid.cumsum(-1) - 1).masked_fill(valid == 0, padding)[:, -words:]
 
 
 def grown_mask(mask: Tensor, prompt: int, token: bool, faithful: bool) -> Tensor:
