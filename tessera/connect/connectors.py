@@ -88,16 +88,15 @@ class Pooled(Connector):
         return self.project(tokens.mean(dim=1, keepdim=True))
 
 
-class PixelShuffle(Connector):
-    """Squares of `factor` x `factor` neighbours side by side as one token, then one linear layer (Idefics3, SmolVLM):
+class Squares(Connector):
+    """What connectors share that put squares of `factor` x `factor` neighbours side by side as one token:
     [M, h * w, C] -> [M, h * w / factor ** 2, d]. Row by row within a square."""
 
-    def __init__(self, vision_width: int, width: int, *, factor: int = 2, bias: bool = False) -> None:
+    def __init__(self, factor: int) -> None:
         super().__init__()
         if factor < 1:
             raise UserError(f"factor is {factor}; it is at least 1")
         self.factor = factor
-        self.project = nn.Linear(vision_width * factor**2, width, bias)
 
     def left(self, grid: Grid) -> Grid:
         """(h / factor, w / factor). Raises UserError where the grid does not divide."""
@@ -114,8 +113,36 @@ class PixelShuffle(Connector):
             raise UserError("pixel-shuffle takes a grid alone; leave the class token out of what the connector reads")
         return super().count(grid)
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+    def squares(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """[M, h * w, C] -> [M, h * w / factor ** 2, factor ** 2 * C]. Raises UserError as `count`."""
         self.count(grid, tokens.shape[1] - grid[0] * grid[1])
         r = self.factor
         squares = tokens.unflatten(1, (grid[0] // r, r, grid[1] // r, r)).transpose(2, 3)  # [M, h / r, w / r, r, r, C]
-        return self.project(squares.flatten(3).flatten(1, 2))
+        return squares.flatten(3).flatten(1, 2)
+
+
+class PixelShuffle(Squares):
+    """Squares of neighbours through one linear layer (Idefics3, SmolVLM)."""
+
+    def __init__(self, vision_width: int, width: int, *, factor: int = 2, bias: bool = False) -> None:
+        super().__init__(factor)
+        self.project = nn.Linear(vision_width * factor**2, width, bias)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        return self.project(self.squares(tokens, grid))
+
+
+class PixelShuffleMlp(Squares):
+    """Squares of neighbours through LayerNorm, Linear, activation, Linear, d wide between the two (InternVL 1.5).
+
+    Args:
+        activation: a name in transformers' table.
+    """
+
+    def __init__(self, vision_width: int, width: int, *, factor: int = 2, activation: str = "gelu") -> None:
+        super().__init__(factor)
+        self.norm = nn.LayerNorm(vision_width * factor**2)
+        self.mlp = Mlp(vision_width * factor**2, width, activation, out=width)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        return self.mlp(self.norm(self.squares(tokens, grid)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tessera.connect.connectors import Connector, Linear, PixelShuffle, Pooled, TwoLayers
+from tessera.connect.connectors import Connector, Linear, PixelShuffle, PixelShuffleMlp, Pooled, TwoLayers
 from tessera.errors import UserError, nearest
 
 CONNECTORS: dict[str, type[Connector]] = {
@@ -16,6 +16,7 @@ CONNECTORS: dict[str, type[Connector]] = {
     "mlp2x_gelu": TwoLayers,
     "pooled": Pooled,
     "pixel-shuffle": PixelShuffle,
+    "pixel-shuffle-mlp": PixelShuffleMlp,
 }
 
 

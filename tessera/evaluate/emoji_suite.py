@@ -7,7 +7,7 @@ part, names that are likely of any picture (short ones, "flag of ...") would hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ FIRST = 10
 SHOWN = 12
 RECALL = f"emoji: its own among the first {FIRST} names"
 CHANCE = f"{RECALL}: chance"
+Likely = Callable[[list[PIL.Image], str, list[str]], np.ndarray]
 
 
 class NamesAndDraws(Protocol):
@@ -71,6 +72,34 @@ def spread(count: int, among: int) -> list[int]:
     return [index * among // count for index in range(count)]
 
 
+def recall_of_names(likely: Likely, size: int = 200) -> EmojiResult:
+    """Recall of names with its chance; without what a model says and draws.
+
+    Args:
+        likely: how likely each of some names is as the answer to a question about each of M pictures, [M, names].
+        size: as of `evaluate_emoji`.
+
+    Raises:
+        UserError: no colour emoji font is on this machine.
+    """
+    pictures, asked, names = _asked(size)
+    raised = likely(pictures, CAPTION_REQUESTS[0], names)
+    raised = raised - np.logaddexp.reduce(raised, axis=0)
+    hits = ranks_of_own(raised, asked) < FIRST
+    chance = min(1.0, FIRST / len(names))
+    return EmojiResult(
+        {RECALL: exact_binomial(int(hits.sum()), len(hits)), CHANCE: Estimate(chance, chance, chance, len(names))}
+    )
+
+
+def _asked(size: int) -> tuple[list[PIL.Image], list[int], list[str]]:
+    """Pictures, the place of each among the names, and the names."""
+    samples = heldout_bases(EmojiWorld())
+    samples = [samples[index] for index in spread(NAMES, len(samples))]
+    asked = spread(max(1, size // 2), len(samples))
+    return [samples[index].images[0].pil() for index in asked], asked, [str(one.meta["names"][0]) for one in samples]
+
+
 def evaluate_emoji(model: NamesAndDraws, size: int = 200) -> EmojiResult:
     """Recall of names with its chance, and what the model says and draws of the first emoji.
 
@@ -80,23 +109,20 @@ def evaluate_emoji(model: NamesAndDraws, size: int = 200) -> EmojiResult:
     Raises:
         UserError: no colour emoji font is on this machine.
     """
-    samples = heldout_bases(EmojiWorld())
-    samples = [samples[index] for index in spread(NAMES, len(samples))]
-    names = [str(sample.meta["names"][0]) for sample in samples]
-    asked = spread(max(1, size // 2), len(samples))
-    pictures = [samples[index].images[0].pil() for index in asked]
-    likely = log_likelihoods(model.model, model.builder, model.encode(pictures), CAPTION_REQUESTS[0], names)
-    raised = likely - np.logaddexp.reduce(likely, axis=0)
-    hits = ranks_of_own(raised, asked) < FIRST
-    chance = min(1.0, FIRST / len(names))
-    shown = [asked[place] for place in spread(SHOWN, len(asked))]
-    faces = [samples[index].images[0].pil() for index in shown]
-    truths = [names[index] for index in shown]
-    return EmojiResult(
-        {RECALL: exact_binomial(int(hits.sum()), len(hits)), CHANCE: Estimate(chance, chance, chance, len(names))},
-        [
-            {"picture": picture, "truth": truth, "said": said}
-            for picture, truth, said in zip(faces, truths, model.caption(faces), strict=True)
-        ],
-        [{"prompt": truth, "picture": picture} for truth, picture in zip(truths, model.draw(truths), strict=True)],
+    pictures, asked, names = _asked(size)
+    shown = spread(SHOWN, len(asked))
+    faces, truths = [pictures[place] for place in shown], [names[asked[place]] for place in shown]
+    result = recall_of_names(
+        lambda some, question, answers: log_likelihoods(
+            model.model, model.builder, model.encode(some), question, answers
+        ),
+        size,
     )
+    result.captions = [
+        {"picture": picture, "truth": truth, "said": said}
+        for picture, truth, said in zip(faces, truths, model.caption(faces), strict=True)
+    ]
+    result.drawings = [
+        {"prompt": truth, "picture": picture} for truth, picture in zip(truths, model.draw(truths), strict=True)
+    ]
+    return result

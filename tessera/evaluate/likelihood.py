@@ -7,6 +7,7 @@ L = P + T, V words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from tessera.data.sample import Image, question
 from tessera.data.sequence import IGNORED, SequenceBuilder
 from tessera.layers.masks import block_causal
+from tessera.models.lvlm import LVLMForConditionalGeneration
 from tessera.models.vlgpt import VLGPTForConditionalGeneration
 
 ROOM = 256  # tokens of answers that share one prompt
@@ -23,7 +25,7 @@ PICTURES = 32  # pictures that are asked about together
 
 @torch.no_grad()
 def log_likelihoods(
-    model: VLGPTForConditionalGeneration,
+    model: VLGPTForConditionalGeneration | LVLMForConditionalGeneration,
     builder: SequenceBuilder,
     embeds: Tensor,
     asked: str,
@@ -35,6 +37,7 @@ def log_likelihoods(
     prompt, so that the result is that of one sequence for each answer, and the prompt is read once for all of them.
 
     Args:
+        builder: that of the model.
         embeds: visual embeddings [M, N, d] from `encode_images`.
         asked: the question, put to the model as in its instruction tuning.
     """
@@ -78,17 +81,21 @@ class _Layout:
         self.before = torch.where(self.positions[first:] == first, first - 1, before)
         self.first, self.count = first, len(tails)
 
-    def score(self, model: VLGPTForConditionalGeneration, embeds: Tensor) -> np.ndarray:
+    def score(self, model: VLGPTForConditionalGeneration | LVLMForConditionalGeneration, embeds: Tensor) -> np.ndarray:
         """log p of the answers for pictures [M, N, d]: float64 [M, answers]."""
         size, length = len(embeds), len(self.ids)
-        hidden = model.language_model.model(
-            inputs_embeds=model.embed(self.ids.expand(size, -1), embeds),
-            attention_mask=self.mask.expand(size, -1, -1, -1),
-            position_ids=self.positions.expand(size, -1),
-            use_cache=False,
-        ).last_hidden_state
+        inputs: Any = {
+            "inputs_embeds": model.embed(self.ids.expand(size, -1), embeds),
+            "attention_mask": self.mask.expand(size, -1, -1, -1),
+            "position_ids": self.positions.expand(size, -1),
+            "use_cache": False,
+        }
+        if isinstance(model, LVLMForConditionalGeneration):
+            words = model(**inputs, logits_to_keep=self.before).logits.float()
+        else:  # which scores two tokens beside those of its language model
+            hidden = model.language_model.model(**inputs).last_hidden_state
+            words = model.logits(hidden[:, self.before]).float()
         targets = self.ids[self.first :].expand(size, -1)
-        words = model.logits(hidden[:, self.before]).float()
         spoken = words.gather(-1, targets[..., None])[..., 0] - words.logsumexp(dim=-1)
         total = spoken.new_zeros(size, self.count, dtype=torch.float64)
         owner = self.owner[self.first :].expand(size, length - self.first) - 1

@@ -10,15 +10,18 @@ Shape legend: M pictures; N tokens of width C each; W words of a sketch; d width
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
+from PIL import Image as PIL
 from torch import nn
 
-from tessera.connect.connectors import TwoLayers
+from tessera.connect.connectors import PixelShuffleMlp
 from tessera.data.conversation import ConversationBuilder
 from tessera.data.loader import Loader
 from tessera.data.mixture import Mixture
@@ -28,8 +31,10 @@ from tessera.data.sequence import CLOSE, OPEN, PLACE, SYSTEM
 from tessera.data.source import Split
 from tessera.data.tasks import Mapped, caption, chat
 from tessera.data.worlds import open_world
+from tessera.evaluate.emoji_suite import recall_of_names
 from tessera.evaluate.hallucination import evaluate_probes
 from tessera.evaluate.intervals import Estimate, exact_binomial
+from tessera.evaluate.likelihood import log_likelihoods
 from tessera.evaluate.scenes_suite import evaluate_scenes
 from tessera.models.adapters import add_lora
 from tessera.models.lvlm import LVLMForConditionalGeneration
@@ -41,11 +46,13 @@ from tessera.zoo.parts import load_tokenizer
 from tessera.zoo.reading import sketchable, start_connector
 from tessera.zoo.recipe import Recipe
 from tessera.zoo.sketches import SIDE, sketches, word_ids
+from tessera.zoo.talk import talk
 from tessera.zoo.upon import assemble, load, pixels, write
 
 VISION, LANGUAGE = "mini/clip", "mini/lm"
-# The connector reads an early layer, which knows where things are, beside the last, which knows what they are.
-FIELDS = {"vision_feature_layer": [1, -1]}
+# The connector reads an early layer, which knows where things are, beside the last, which knows what they are; four
+# neighbours as one token, which sees as much of a picture as a place of a sketch tells.
+FIELDS = {"vision_feature_layer": [1, -1], "connector": "pixel-shuffle-mlp"}
 # As mini/lm has read dialogues: a picture between its two marks, with no space before it.
 TEMPLATE = (
     "{{ bos_token }}{% if not messages or messages[0]['role'] != 'system' %}" + SYSTEM + "{% endif %}"
@@ -58,10 +65,12 @@ TEMPLATE = (
     "{% else %}{{ ' ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )  # fmt: skip
-TOLD = 1000  # pictures of which the connector tells sketches before its first step
-RANK = 8  # of the language model's adapters
+TOLD = 4000  # pictures of which the connector tells sketches before its first step
+RANK = 16  # of the language model's adapters
 ROWS, ROW_LENGTH = 8, 512
 CONNECT = 0.1  # share of the steps in which the connector learns alone
+# What the demonstration of VL-GPT asks of its captions and answers.
+GATES = {"caption, 1-2 objects: every colour and shape": 0.85, "questions, all types": 0.85}
 PICTURES = 200  # of the held-out scores' first part
 TRAIN, TEST = "nlvr-dev.tar", "nlvr-test.tar"  # its training sentences have no pictures of this form
 
@@ -78,17 +87,18 @@ def new_model() -> LVLMForConditionalGeneration:
 def _start(model: LVLMForConditionalGeneration) -> None:
     images = sketchable([], TOLD)
     states, grid = FrozenEyes(model, pixels(model)).look(images)
-    finer = grid[0] // SIDE  # tokens along each side of a place of a sketch: each tells the place that it lies in
-    assert grid == (finer * SIDE, finer * SIDE) and isinstance(model.connector, TwoLayers)
-    told = sketches(images).unflatten(1, (SIDE, SIDE)).repeat_interleave(finer, 1).repeat_interleave(finer, 2)
+    connector = model.connector
+    assert isinstance(connector, PixelShuffleMlp) and connector.left(grid) == (SIDE, SIDE)
+    with torch.no_grad():
+        squares = connector.norm(connector.squares(states, grid))
     words = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()[word_ids(load_tokenizer(LANGUAGE))]
-    start_connector(model.connector, states, told.flatten(1, 2), words)
+    start_connector(connector.mlp, squares, sketches(images), words)
 
 
 def captions(split: Split) -> Mixture:
     """Pictures of both worlds, each with a request for a caption and one."""
     scenes, emoji = (open_world(name).source("pairs", split) for name in ("scenes", "emoji"))
-    return Mixture([(Mapped(scenes, caption), 3.0), (Mapped(emoji, caption), 1.0)])
+    return Mixture([(Mapped(scenes, caption), 1.0), (Mapped(emoji, caption), 1.0)])
 
 
 def dialogues(split: Split, nlvr: Path | None = None) -> Mixture:
@@ -96,8 +106,9 @@ def dialogues(split: Split, nlvr: Path | None = None) -> Mixture:
     pictures that are true or false, of the tar file `nlvr`."""
     scenes, emoji = open_world("scenes"), open_world("emoji")
     parts: list[tuple[Any, float]] = [
-        (Mapped(scenes.source("conversations", split), chat), 4.0),
-        (Mapped(scenes.source("pairs", split), caption), 1.0),
+        (Mapped(scenes.source("conversations", split), talk), 3.0),
+        (Mapped(scenes.source("pairs", split), caption), 0.5),
+        (Mapped(emoji.source("pairs", split), caption), 1.0),
         (Mapped(emoji.source("names", split), chat), 0.5),
     ]
     return Mixture(parts if nlvr is None else [*parts, (Mapped(Statements(nlvr, form="boxes"), chat), 2.0)])
@@ -137,12 +148,19 @@ def save(model: nn.Module, folder: Path) -> None:
 
 
 def scores(folder: Path, data: Path | None = None, pictures: int = PICTURES) -> dict[str, Estimate]:
-    """Held-out captions, questions by type beside the majority's answer, probes of what is not there, and NLVR's other
-    file beside blank pictures and the majority's answer."""
+    """Held-out captions, questions by type beside the majority's answer, probes of what is not there, names of emoji
+    beside chance, and NLVR's other file beside blank pictures and the majority's answer."""
     model = load(folder)
     suites = (partial(evaluate_scenes, model), partial(evaluate_probes, model))
     found = {name: score for suite in suites for name, score in suite(pictures).scores.items()}
+    found |= recall_of_names(partial(_likely, model), pictures).scores
     return found if data is None else found | statement_scores(model, data / TEST, 5 * pictures)
+
+
+@torch.no_grad()
+def _likely(model: VisionChat, pictures: Sequence[PIL.Image], asked: str, answers: Sequence[str]) -> np.ndarray:
+    seen = torch.from_numpy(np.stack([model.pixels.one(picture) for picture in pictures]))
+    return log_likelihoods(model.model, model.builder, model.model.encode_images(seen), asked, answers)
 
 
 def statement_scores(model: VisionChat, file: Path, examples: int) -> dict[str, Estimate]:
@@ -179,5 +197,5 @@ def reading(data: Path) -> Recipe:
 RECIPE = Recipe(
     name="llava",
     about="mini/clip's eyes, a connector and mini/lm, which talk about drawn scenes and were shown the names of emoji",
-    steps=800, stage=stages, save=save, scores=scores, gates={}, reading=reading,
+    steps=1200, stage=stages, save=save, scores=scores, gates=GATES, reading=reading,
 )  # fmt: skip

@@ -17,7 +17,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tessera.connect.connectors import TwoLayers
 from tessera.data.sample import Image
 from tessera.data.worlds import open_world
 from tessera.errors import BadSample, UserError
@@ -68,16 +67,16 @@ def start_reading(
         mask.weight.copy_(table[place].expand_as(mask.weight))
 
 
-def start_connector(connector: TwoLayers, states: Tensor, told: Tensor, words: Tensor) -> None:
-    """Let a connector tell sketches, each token the place that it lies in.
+def start_connector(mlp: Mlp, states: Tensor, told: Tensor, words: Tensor) -> None:
+    """Let the two layers of a connector tell sketches, each token the place that it lies in.
 
     Args:
-        states: what it reads of pictures, [M, N, C]; its channels may differ in spread, as layers of an encoder do.
+        states: what they read of pictures, [M, N, C]; its channels may differ in spread, as layers of an encoder do.
         told: of the sketches of the same pictures, the place of each token, [M, N, W].
         words: the language model's embedding of each word, [W, d].
     """
     mean, spread = states.flatten(0, 1).mean(0), states.flatten(0, 1).std(0) + 1e-6
-    middle, mlp = told.flatten(0, 1).mean(0), connector.mlp
+    middle = told.flatten(0, 1).mean(0)
     _tell(mlp, (states - mean) / spread, told - middle, words)
     with torch.no_grad():
         mlp.fc1.weight.div_(spread)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Idefics3Config, LlavaConfig
+from transformers import Idefics3Config, InternVLConfig, InternVLModel, LlavaConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -56,6 +56,23 @@ def test_pixel_shuffle_equals_that_of_idefics3():
     ours.project.load_state_dict(theirs.modality_projection.proj.state_dict())
     square = tokens(16)
     torch.testing.assert_close(ours(square, (4, 4)), theirs(square), atol=0, rtol=0)
+
+
+def test_pixel_shuffle_with_two_layers_equals_that_of_internvl():
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 1}
+    config = InternVLConfig(
+        vision_config={"hidden_size": C, "image_size": [8, 8], "patch_size": [2, 2], "intermediate_size": C, **sizes},
+        text_config={"model_type": "qwen2", "hidden_size": D, "num_key_value_heads": 1, **sizes},
+    )
+    theirs, ours = InternVLModel(config), create("pixel-shuffle-mlp", C, D)
+    projector = theirs.multi_modal_projector
+    for mine, other in (
+        (ours.norm, projector.layer_norm), (ours.mlp.fc1, projector.linear_1), (ours.mlp.fc2, projector.linear_2)
+    ):  # fmt: skip
+        mine.load_state_dict(other.state_dict())
+    square = tokens(16)
+    shuffled = theirs.pixel_shuffle(square.unflatten(1, (4, 4)))
+    torch.testing.assert_close(ours(square, (4, 4)), projector(shuffled.flatten(1, 2)))
 
 
 def test_pooling_one_token_is_projecting_it():

@@ -152,10 +152,10 @@ def test_an_answer_depends_on_the_pictures_before_it_and_on_which_comes_first():
 
 
 @pytest.mark.parametrize("strategy", ["default", "full", "class"])
-@pytest.mark.parametrize("connector", ["linear", "mlp2x_gelu", "pooled", "pixel-shuffle"])
+@pytest.mark.parametrize("connector", ["linear", "mlp2x_gelu", "pooled", "pixel-shuffle", "pixel-shuffle-mlp"])
 @pytest.mark.parametrize("layer", [-1, -2, 1, [1, -1], None])
 def test_a_picture_takes_as_many_tokens_as_the_model_says(strategy, connector, layer):
-    if connector == "pixel-shuffle" and strategy != "default":
+    if connector.startswith("pixel-shuffle") and strategy != "default":
         with pytest.raises(UserError):
             tiny_model(connector=connector, vision_feature_select_strategy=strategy)
         return
@@ -287,7 +287,10 @@ def test_generation_ends_with_the_language_models_positions_row_by_row():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"connector": "mlp"}, "no connector is named 'mlp'; known are linear, mlp2x_gelu, pixel-shuffle, pooled"),
+        (
+            {"connector": "mlp"},
+            "no connector is named 'mlp'; known are linear, mlp2x_gelu, pixel-shuffle, pixel-shuffle-mlp, pooled",
+        ),
         ({"connector_options": {"bais": True}}, "the connector mlp2x_gelu has no option 'bais'; did you mean 'bias'?"),
         ({"text_config": {"model_type": "clip_vision_model"}}, "a 'clip_vision_model' is no causal language model"),
         ({"vision_feature_layer": 0}, "vision_feature_layer is 0; blocks count from 1"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.connect.connectors import TwoLayers
 from tessera.data.worlds import open_world
 from tessera.errors import UserError
+from tessera.layers.mlp import Mlp
 from tessera.zoo.reading import sketchable, start_connector, start_reading
 from tessera.zoo.sketches import PLACES, WORDS
 from tests.models.vlgpt_tiny import D, tiny_model, tokenizer_config
@@ -76,9 +76,9 @@ def test_a_connector_gives_the_mean_of_a_sketchs_words_however_its_channels_are_
     wanted, middle = told[640:] @ words, told[:640].mean((0, 1)) @ words
     given = []
     for states in (even, even * torch.logspace(-2, 2, 64) + 3):
-        connector = TwoLayers(64, 64)
-        start_connector(connector, states[:640], told[:640], words)
+        mlp = Mlp(64, 64)
+        start_connector(mlp, states[:640], told[:640], words)
         with torch.no_grad():
-            given.append(connector(states[640:], (4, 4)))
+            given.append(mlp(states[640:]))
     torch.testing.assert_close(given[1], given[0], rtol=0, atol=0.02 * float(given[0].std()))
     assert (given[1] - wanted).square().mean() < 0.5 * (wanted - middle).square().mean()
