@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, overload
@@ -34,7 +33,7 @@ from tessera.data.readers.llava import TAG, conversation
 from tessera.data.sample import Image, Segment, Still, Text
 from tessera.data.sequence import Sequence as Tokens
 from tessera.data.tasks import CAPTION_REQUESTS
-from tessera.data.tiling import SheetPixels, TiledPixels
+from tessera.data.tiling import SheetPixels, TiledPixels, places
 from tessera.errors import CheckpointError, UserError, reason
 from tessera.evaluate.posthoc import label_probabilities, label_words, language_prior, post_hoc, shares
 from tessera.files import atomic_folder
@@ -88,12 +87,11 @@ class VisionChat:
         token = self.tokenizer.convert_ids_to_tokens(number) if number < len(self.tokenizer) else None
         if not isinstance(token, str):
             raise UserError(f"the tokenizer has no token of number {number}, which stands for a picture in this model")
-        each = self.model.num_image_tokens()
-        places: Any = partial(self.pixels.places, each=each) if isinstance(self.pixels, TiledPixels) else each
+        count = places(self.pixels, self.model.num_image_tokens())
         if self.model.sheets is not None:
-            places = lambda image: self.model.num_picture_tokens(*reversed(image.pil().size))  # noqa: E731
+            count = lambda image: self.model.num_picture_tokens(*reversed(image.pil().size))  # noqa: E731
         # No limit here: `generate` says by how much a prompt is too long for the language model.
-        self.builder = ConversationBuilder(self.tokenizer, places, sys.maxsize, image_token=token)
+        self.builder = ConversationBuilder(self.tokenizer, count, sys.maxsize, image_token=token)
 
     @overload
     def caption(self, images: Still) -> str: ...

@@ -6,7 +6,9 @@ between rows. Legend: S pixels a side of a tile, t = 1 + tiles of a picture, or 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,12 @@ class TiledPixels(Pixels):
             BadSample: it cannot be.
         """
         return self.count(image.pil()) * each
+
+
+def places(pixels: Pixels, each: int) -> int | Callable[[Image], int]:
+    """Placeholders of a picture that enters so, where an encoder's view takes `each`: their number, or a function of
+    the picture where its shape decides."""
+    return partial(pixels.places, each=each) if isinstance(pixels, TiledPixels) else each
 
 
 @dataclass(frozen=True)

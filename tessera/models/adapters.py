@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA) beside the weights of a language model, and merged into it when training has ended, or kept
+"""Low-rank adapters (LoRA) beside the weights of a model, and merged into it when training has ended, or kept
 as the two factors of what they add."""
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from tessera.errors import CheckpointError, UserError, reason
 
 
-def add_lora(
-    language_model: PreTrainedModel, *, rank: int, alpha: int, dropout: float = 0.0, head: bool = False
-) -> None:
-    """Put new adapters on every linear layer of a causal language model, and freeze the rest of it. They change nothing
-    yet: their B is zero.
+def add_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float = 0.0, head: bool = False) -> None:
+    """Put new adapters on every linear layer of a causal language model or an image encoder, and freeze the rest of it.
+    They change nothing yet: their B is zero. Muon leaves them to AdamW, for what each adds is no whole matrix.
 
     Args:
         head: on the layer that scores words too: those that the model has never had to say stay out of reach else.
@@ -28,25 +26,30 @@ def add_lora(
             embeddings of words.
     """
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, which only training pays for
+    from peft.tuners.lora import LoraLayer
 
     if rank < 1:
         raise UserError(f"the rank of adapters is {rank}; it is at least 1")
-    if has_adapters(language_model):
+    if has_adapters(model):
         raise UserError("the model has adapters already; call merge_adapters(model) before adding others")
-    scores: Any = language_model.get_output_embeddings()
-    words: Any = language_model.get_input_embeddings()
+    scores: Any = model.get_output_embeddings()
+    words: Any = model.get_input_embeddings() if head else None
     if head and scores.weight is words.weight:
         raise UserError("the head is tied to the embeddings of words, which adapters cannot part; leave the head out")
     layers = {
         name: module
-        for name, module in language_model.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and (head or module is not scores)
     }
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in layers.values()),  # GPT-2's are transposed
     )  # fmt: skip
-    inject_adapter_in_model(config, language_model)
+    inject_adapter_in_model(config, model)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for part in (module.lora_A, module.lora_B):
+                part.no_muon = True  # type: ignore[assignment]
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -30,7 +30,7 @@ from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.models.lvlm.slot import Slot
 from tessera.papers.figures import Figure
 from tessera.papers.fourier_vlm_study import headline
-from tessera.papers.lvlm_training import Parts, open_captions, pixels_of
+from tessera.papers.lvlm_training import MINI_LORA, RATES, TRAINING, Learning, Parts, open_captions
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
 from tessera.reduce.maps import Map
@@ -38,7 +38,7 @@ from tessera.reduce.registry import create
 from tessera.study.counting import count, macs, prefill
 from tessera.study.design import Study
 from tessera.train.engine import Stage
-from tessera.train.lvlm import FrozenEyes
+from tessera.train.lvlm import NextWord
 from tessera.train.optim import Optimiser
 
 ALL, SIDE = 576, 24  # tokens of CLIP ViT-L/14 at 336 pixels
@@ -77,19 +77,16 @@ class Lesson:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Both stages, with few tokens a picture.
+class Recipe(Learning):
+    """Both stages, with few tokens a picture. In the first the connector learns alone.
 
     Args:
         reducer: "none" trains the same model with all tokens.
         keep_side: h' = w' of the grid that is left.
-        layers: of the image encoder, whose states the connector reads; see `LVLMConfig`.
     """
 
     reducer: Literal["dct", "pool", "random", "none"] = "dct"
     keep_side: int
-    layers: int | list[int] = -2
-    row_length: int
     connect: Lesson
     instruct: Lesson
 
@@ -109,20 +106,23 @@ class Recipe:
     def fields(self) -> dict[str, Any]:
         """Those of `LVLMConfig`."""
         few = {} if self.reducer == "none" else {"reducer": self.reducer, "keep_side": self.keep_side}
-        return {"vision_feature_layer": self.layers, **few}
+        return {**super().fields(), **few}
 
 
 _MUON = Optimiser(kind="muon", lr=1e-3)
 RECIPES = {
     "mini": Recipe(
         keep_side=4, row_length=512, connect=Lesson(steps=60, rows=8, optimiser=_MUON),
-        instruct=Lesson(steps=340, rows=8, optimiser=_MUON),
+        instruct=Lesson(steps=340, rows=8, optimiser=_MUON), lora=MINI_LORA,
     ),
     # The paper's own settings were not at hand; these are LLaVA-1.5's, in rows that hold about as many of its pictures.
     "published": Recipe(
         keep_side=12, row_length=2048,
         connect=Lesson(steps=2180, rows=24, accumulate=4, optimiser=Optimiser(lr=1e-3, weight_decay=0.0, warmup=0.03)),
-        instruct=Lesson(steps=5197, rows=32, accumulate=8, optimiser=Optimiser(lr=2e-5, weight_decay=0.0, warmup=0.03)),
+        instruct=Lesson(
+            steps=5197, rows=32, accumulate=8,
+            optimiser=Optimiser(lr=2e-5, weight_decay=0.0, warmup=0.03, factors=RATES),
+        ),
     ),
 }  # fmt: skip
 
@@ -159,6 +159,7 @@ class FourierVLM(Paper):
                 "norm: orthonormal as published; none, the other form of the official code; mean, which keeps a"
                 " constant what it is, for models that are not trained with it",
                 "coefficients: the kept frequencies themselves as tokens, without the way back",
+                *TRAINING,
             ],
             "claims": [
                 "LLaVA-1.5: up to 83.8 % fewer FLOPs and 31.2 % faster generation (abstract), more than 96 % of the"
@@ -209,17 +210,19 @@ class FourierVLM(Paper):
         """Train a language model with eyes that reads few tokens, and write it to `options.out`/model."""
         recipe = change(RECIPES[options.size].scaled(options.steps), options.settings)
         parts = Parts.of(options.size, options.parts)
+        sketch = parts.sketch(**recipe.fields())
+        if "keep_side" in options.settings:
+            _check_fewer(recipe, sketch)
+        recipe.check(sketch)
         default: World = ScenesWorld(train_pictures=PICTURES)  # type: ignore[assignment]
         taught = open_captions(options.data, default), open_dialogues(options.data, default)
         trainer = self.trainer(options, recipe)
         made: list[LVLMForConditionalGeneration] = []
 
         def stages() -> Iterator[Stage]:
-            made.append(model := parts.model(**recipe.fields()))
-            if "keep_side" in options.settings:
-                _check_fewer(recipe, model)
-            builder = parts.builder(model.num_image_tokens(), recipe.row_length)
-            objective = FrozenEyes(model, pixels_of(model))
+            made.append(model := parts.learner(recipe))
+            builder = parts.builder(recipe.places(model), recipe.row_length)
+            objective = NextWord(model, recipe.pixels(model))
 
             def stage(name: str, lesson: Lesson, sources: list[tuple[Source, float]], *trainable: str) -> Stage:
                 packer = Packer(builder, lesson.rows // lesson.accumulate, recipe.row_length, pad_id=parts.pad_id)
@@ -233,11 +236,11 @@ class FourierVLM(Paper):
                 )  # fmt: skip
 
             yield stage("connect", recipe.connect, taught[0], "connector.*")
-            yield stage("instruct", recipe.instruct, taught[1], "connector.*", "language_model.*")
+            yield stage("instruct", recipe.instruct, taught[1], *recipe.trainable)
 
         trainer.run(stages(), recipe.steps)
         if trainer.main:
-            parts.save(made[0].eval(), options.out / "model")
+            parts.save(made[0].eval(), options.out / "model", recipe.tiles)
         return options.out / "model"
 
     def study(self) -> Study:

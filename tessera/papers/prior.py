@@ -25,7 +25,7 @@ from tessera.models.adapters import add_lora
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.objectives.importance import Importance
 from tessera.papers.figures import Figure
-from tessera.papers.lvlm_training import Parts, open_captions, pixels_of
+from tessera.papers.lvlm_training import MINI_LORA, RATES, TRAINING, Learning, Parts, open_captions
 from tessera.papers.prior_study import headline
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
@@ -50,21 +50,18 @@ HLVLM, EXAMPLE = "llava-1.5-7b", "worked-example"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Two references, then the pre-training of connector and language model.
+class Recipe(Learning):
+    """Two references, then the pre-training of the connector and of what else learns.
 
     Args:
         rows: packed rows of one update, of all processes together, read in `accumulate` parts.
-        layers: of the image encoder, whose states the connector reads; see `LVLMConfig`.
     """
 
     importance: Importance = Importance()
     reference: Reference
     steps: int
     rows: int
-    row_length: int
     accumulate: int = 1
-    layers: int | list[int] = -2
     optimiser: Optimiser
 
     def checked(self) -> Recipe:
@@ -95,13 +92,14 @@ RECIPES = {
     "mini": Recipe(
         # Muon's rate is that of whole matrices: adapters would foresee words worse by it.
         reference=Reference(steps=60, rows=8, rank=32, lora_alpha=64, optimiser=Optimiser(lr=1e-3)),
-        steps=400, rows=8, row_length=512, layers=[1, -1], optimiser=Optimiser(kind="muon", lr=1e-3),
+        steps=400, rows=8, row_length=512, layers=[1, -1], optimiser=Optimiser(kind="muon", lr=1e-3), lora=MINI_LORA,
     ),
     # The steps of the published curve and the size of the adapters are known, from the figure and from DPA; nothing
     # else is: rows hold about LLaVA's 256 pictures, and the rate is that of its second stage.
     "published": Recipe(
         reference=Reference(steps=1000, rows=16, rank=256, lora_alpha=512, optimiser=Optimiser(lr=2e-4, warmup=0.03)),
-        steps=5000, rows=64, row_length=2048, accumulate=8, optimiser=Optimiser(lr=2e-5, weight_decay=0.0, warmup=0.03),
+        steps=5000, rows=64, row_length=2048, accumulate=8,
+        optimiser=Optimiser(lr=2e-5, weight_decay=0.0, warmup=0.03, factors=RATES),
     ),
 }  # fmt: skip
 
@@ -130,7 +128,9 @@ class Prior(Paper):
                     for size, one in RECIPES.items()
                 ),
                 "captions fall into two halves by their hash; each is scored by the reference that read the other",
+                "a conversation without a picture has nothing to gain from one: such are counted and left out",
             ],
+            "options": [*TRAINING],
             "claims": [
                 "19 % better than next-token prediction with an image encoder, 8 % without, relative mean of several"
                 " benchmarks; larger scaling coefficients (abstract)",
@@ -173,6 +173,7 @@ class Prior(Paper):
         """Score the captions blind, then pre-train with them weighed; the model goes to `options.out`/model."""
         recipe = change(RECIPES[options.size].scaled(options.steps), options.settings).checked()
         parts = Parts.of(options.size, options.parts)
+        recipe.check(parts.sketch(**recipe.fields()))
         drawn: Any = ScenesWorld(train_pictures=PICTURES)
         sources = open_captions(options.data, drawn)
         captions = Captions(sources, BlindBuilder(parts.builder(1, recipe.row_length)))
@@ -187,12 +188,12 @@ class Prior(Paper):
             )  # fmt: skip
             scores = _scores(captions, references, recipe, options.out / SCORES, trainer)
             references.clear()
-            made.append(parts.model(vision_feature_layer=recipe.layers))
+            made.append(parts.learner(recipe))
             yield _pretraining(made[0], parts, captions, scores, recipe, options, trainer)
 
         trainer.run(stages(), recipe.total)
         if trainer.main:
-            parts.save(made[0].eval(), options.out / "model")
+            parts.save(made[0].eval(), options.out / "model", recipe.tiles)
         return options.out / "model"
 
     def study(self) -> Study:
@@ -226,16 +227,16 @@ def _pretraining(
     model: LVLMForConditionalGeneration, parts: Parts, captions: Captions, scores: Scores, recipe: Recipe,
     options: TrainOptions, trainer: Trainer,
 ) -> Stage:  # fmt: skip
-    builder = parts.builder(model.num_image_tokens(), recipe.row_length)
+    builder = parts.builder(recipe.places(model), recipe.row_length)
     packer = Packer(builder, recipe.rows // recipe.accumulate, recipe.row_length, pad_id=parts.pad_id)
     loader = Loader(
         captions.mixture, ScoredPacker(packer, scores), seed=options.seed, rank=trainer.rank, world_size=trainer.world,
         workers=options.workers or 0,
     )  # fmt: skip
     return Stage(
-        name="pretrain", model=model, objective=Prioritised(model, pixels_of(model), recipe.importance), loader=loader,
-        steps=recipe.steps, accumulate=recipe.accumulate, optimiser=recipe.optimiser, counts=count_words,
-        trainable=("connector.*", "language_model.*"),
+        name="pretrain", model=model, objective=Prioritised(model, recipe.pixels(model), recipe.importance),
+        loader=loader, steps=recipe.steps, accumulate=recipe.accumulate, optimiser=recipe.optimiser, counts=count_words,
+        trainable=recipe.trainable,
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ from tessera.study.engine import WORK
 from tessera.study.training import trained
 from tessera.train.blind import Captions, Reference, reference_stages, score
 from tessera.train.engine import Callback, Event, Stage, Trainer
-from tessera.train.lvlm import FrozenEyes, Prioritised, count_words
+from tessera.train.lvlm import NextWord, Prioritised, count_words
 from tessera.train.optim import Optimiser
 from tessera.train.select import choose_precision
 from tessera.zoo.parts import card
@@ -254,7 +254,7 @@ class Bench:
     @torch.no_grad()
     def judged(self, model: LVLMForConditionalGeneration, filler: bool) -> tuple[list[float], float]:
         """The share of visual words that are right of each held-out picture, and the mean loss of all other words."""
-        eyes, shares, lost = FrozenEyes(model, pixels_of(model)), [], []
+        eyes, shares, lost = NextWord(model, pixels_of(model)), [], []
         model.eval()
         for batch in self.batches[filler]:
             batch = batch.to(model.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tessera.data.sample import Image
 
-Encode = Callable[[Sequence[Image]], Tensor]
+Encode = Callable[[Sequence[Image]], Tensor | Sequence[Tensor]]
 AT_ONCE = 256  # pictures; what an encoder keeps of thousands on its way would be gigabytes
 
 
@@ -20,7 +20,7 @@ class FeatureStore:
     store. Pictures without a key are encoded each time.
 
     Args:
-        encode: M pictures -> features [M, ...], one row a picture, without gradient.
+        encode: M pictures -> features [M, ...], one row a picture, or M rows of different shapes; without gradient.
         limit: bytes to remember at most; past it, new pictures are encoded each time.
     """
 
@@ -29,20 +29,27 @@ class FeatureStore:
         self._rows: dict[str, Tensor] = {}
         self._bytes = 0
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[Image]) -> Tensor:
         """Features float32 [M, ...] of M >= 1 pictures, on the CPU."""
+        return torch.stack(self.each(images))
+
+    @torch.no_grad()
+    def each(self, images: Sequence[Image]) -> list[Tensor]:
+        """The same as M rows."""
         known = {image.key: self._rows[image.key] for image in images if image.key in self._rows}
         fresh = [image for image in images if image.key not in known]
         unique = list({image.key or id(image): image for image in fresh}.values())
         rows: dict[str | int, Tensor] = {}
         for first in range(0, len(unique), AT_ONCE):
             part = unique[first : first + AT_ONCE]
-            encoded = self.encode(part).to("cpu", self.dtype)
-            rows.update((image.key or id(image), row) for image, row in zip(part, encoded, strict=True))
+            encoded = self.encode(part)
+            kept = encoded.to("cpu", self.dtype) if isinstance(encoded, Tensor) else [
+                row.to("cpu", self.dtype) for row in encoded
+            ]  # fmt: skip
+            rows.update((image.key or id(image), row) for image, row in zip(part, kept, strict=True))
         self._remember({key: row for key, row in rows.items() if isinstance(key, str)})
         found = [known[image.key] if image.key in known else rows[image.key or id(image)] for image in images]
-        return torch.stack([row.float() for row in found])  # CPU autocast has no stack of float16
+        return [row.float() for row in found]  # CPU autocast stacks no float16
 
     def last(self, images: Sequence[Image]) -> Tensor:
         """The same for the last time: what is remembered of these pictures goes."""

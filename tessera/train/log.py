@@ -48,6 +48,8 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends to `metrics.jsonl` and `timings.jsonl` of a run folder, and to TensorBoard where asked.
 
+    Nothing is touched before the first line: a run that is refused before its first step leaves no trace.
+
     Args:
         step: the step that the run goes on from; later lines are cut.
 
@@ -56,12 +58,10 @@ class MetricsLog:
     """
 
     def __init__(self, out: Path, step: int, tensorboard: bool = False):
-        out.mkdir(parents=True, exist_ok=True)
+        self._out, self._step = out, step
         self._files: list[TextIO] = []
-        for name in ("metrics.jsonl", "timings.jsonl"):
-            cut(out / name, step)
-            self._files.append((out / name).open("a", encoding="utf-8"))
-        self._board = _open_board(out / "tensorboard", step) if tensorboard else None
+        self._writer = _board_writer() if tensorboard else None
+        self._board: Any = None
 
     def write(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """One line in each file, flushed. Both mappings hold `step` and `stage`.
@@ -69,6 +69,8 @@ class MetricsLog:
         Raises:
             TrainingStopped: the disk is full, or gone.
         """
+        if not self._files:
+            self._open()
         for file, record in zip(self._files, (metrics, timing), strict=True):
             try:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
@@ -81,6 +83,14 @@ class MetricsLog:
             for key, value in (*metrics.items(), *timing.items()):
                 if isinstance(value, (int, float)) and key != "step":
                     self._board.add_scalar(f"{metrics['stage']}/{key}", value, metrics["step"])
+
+    def _open(self) -> None:
+        self._out.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            cut(self._out / name, self._step)
+            self._files.append((self._out / name).open("a", encoding="utf-8"))
+        if self._writer is not None:
+            self._board = self._writer(str(self._out / "tensorboard"), purge_step=self._step + 1)
 
     def sync(self) -> None:
         """Bring the lines to the disk: called before each checkpoint, which promises them."""
@@ -96,12 +106,12 @@ class MetricsLog:
             self._board.close()
 
 
-def _open_board(folder: Path, step: int) -> Any:
+def _board_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("TensorBoard is not installed; pip install tensorboard, or leave tensorboard off") from error
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter
 
 
 class Reporter:

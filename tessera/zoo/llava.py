@@ -38,7 +38,7 @@ from tessera.evaluate.likelihood import log_likelihoods
 from tessera.evaluate.scenes_suite import evaluate_scenes
 from tessera.models.adapters import add_lora
 from tessera.models.lvlm import LVLMForConditionalGeneration
-from tessera.train.lvlm import FrozenEyes
+from tessera.train.lvlm import NextWord
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.vision_chat import VisionChat
@@ -86,11 +86,11 @@ def new_model() -> LVLMForConditionalGeneration:
 
 def _start(model: LVLMForConditionalGeneration) -> None:
     images = sketchable([], TOLD)
-    states, grid = FrozenEyes(model, pixels(model)).look(images)
+    looked, grid = NextWord(model, pixels(model)).look(images)
     connector = model.connector
     assert isinstance(connector, PixelShuffleMlp) and connector.left(grid) == (SIDE, SIDE)
     with torch.no_grad():
-        squares = connector.norm(connector.squares(states, grid))
+        squares = connector.norm(connector.squares(torch.cat(looked), grid))
     words = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()[word_ids(load_tokenizer(LANGUAGE))]
     start_connector(connector.mlp, squares, sketches(images), words)
 
@@ -124,7 +124,7 @@ def stages(seed: int, steps: int, data: Path | None = None) -> Iterator[Stage]:
     tokenizer: Any = load_tokenizer(LANGUAGE)
     builder = ConversationBuilder(tokenizer, model.num_image_tokens(), ROW_LENGTH, chat_template=TEMPLATE)
     packer = Packer(builder, ROWS, ROW_LENGTH, pad_id=tokenizer.pad_token_id)
-    objective = FrozenEyes(model, pixels(model))
+    objective = NextWord(model, pixels(model))
     first = max(1, round(CONNECT * steps))
     shared: dict[str, Any] = {"model": model, "objective": objective, "optimiser": Optimiser(lr=5e-4)}
     yield Stage(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
@@ -27,6 +26,7 @@ from tessera.papers.prior import RECIPES, WORKED, Prior, worked
 from tessera.papers.registry import TrainOptions, get
 from tessera.papers.settings import change
 from tessera.zoo.parts import load_tokenizer
+from tests.papers.conversations_made import conversations, row
 from tests.papers.path_to_loss import files_on_the_way_to
 from tests.papers.published_tiny import clip, llama
 
@@ -71,20 +71,6 @@ def test_the_size_command_counts_llava_its_reference_and_nothing_added(capsys: p
     assert found["reference"]["trained, in adapters"] == 32 * 256 * a_layer
     with pytest.raises(UserError, match="no variant 'llava-1.5-8b'; did you mean 'llava-1.5-7b'"):
         get("prior").size("llava-1.5-8b")
-
-
-def conversations(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    """A LLaVA file of these rows, and the pictures a.png to p.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate("abcdefghijklmnop"):
-        Image.fromarray(np.full((24, 24, 3), 15 * number, np.uint8)).save(folder / f"{name}.png")
-    (folder / "llava.json").write_text(json.dumps(rows), encoding="utf-8")
-    return folder / "llava.json"
-
-
-def row(name: str, answer: str, asked: str = "<image>\nWhat is it?", who: str = "gpt") -> dict[str, Any]:
-    turns = [{"from": "human", "value": asked}, {"from": who, "value": answer}]
-    return {"id": name, "image": f"{name}.png", "conversations": turns}
 
 
 ROWS = [row(name, f"a grey square of tone {number}") for number, name in enumerate("abcdefghijklmnop")]

@@ -20,7 +20,7 @@ from tessera.papers.prior_study import (
     VISUAL,
     Bench,
     Budget,
-    FrozenEyes,
+    NextWord,
     headline,
 )
 
@@ -84,7 +84,7 @@ def test_visual_words_of_a_model_that_knows_them_are_right_and_others_do_not_cou
         said[first] = 0  # one word of the first picture's five or more is wrong
         return SimpleNamespace(words=words, logits=torch.nn.functional.one_hot(said, 2048).float() * 50)
 
-    monkeypatch.setattr(FrozenEyes, "read", read)
+    monkeypatch.setattr(NextWord, "read", read)
     shares, lost = bench.judged(bench.model(), filler=True)
     count = len(
         [word for word in bench.world.source("pairs", "heldout")[0].meta["canonical"].split() if word in VISUAL]

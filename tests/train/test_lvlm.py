@@ -14,7 +14,7 @@ from tessera.data.packing import collate_rows
 from tessera.data.sample import Image
 from tessera.data.sequence import IGNORED, Sequence
 from tessera.objectives.importance import Importance
-from tessera.train.lvlm import FrozenEyes, Prioritised, count_words
+from tessera.train.lvlm import NextWord, Prioritised, count_words
 from tests.models.lvlm_tiny import BEGIN, END, PICTURE, SLOT, tiny_model, words
 
 PIXELS = Pixels(16)
@@ -52,7 +52,7 @@ def frozen(**fields):
 
 def test_pictures_looked_at_once_teach_what_pictures_in_the_batch_teach(batch: ScoredBatch) -> None:
     model = frozen()
-    terms, _ = gradients(FrozenEyes(model, PIXELS), batch)
+    terms, _ = gradients(NextWord(model, PIXELS), batch)
     pixels = torch.from_numpy(np.stack([PIXELS.one(image.pil()) for image in batch.images]))
     whole = model(batch.input_ids, labels=batch.labels, segment_ids=batch.segment_ids, pixel_values=pixels)
     torch.testing.assert_close(terms["words"][0] / terms["words"][1], whole.loss, atol=1e-3, rtol=1e-3)
@@ -62,7 +62,7 @@ def test_pictures_looked_at_once_teach_what_pictures_in_the_batch_teach(batch: S
 @pytest.mark.light("prior", "exact")
 def test_alpha_0_teaches_a_language_model_with_eyes_what_next_token_prediction_does(batch: ScoredBatch) -> None:
     model = frozen()
-    plain, ours = gradients(FrozenEyes(model, PIXELS), batch)
+    plain, ours = gradients(NextWord(model, PIXELS), batch)
     weighted, theirs = gradients(Prioritised(model, PIXELS, Importance(alpha=0.0)), batch)
     torch.testing.assert_close(weighted["words"][0], plain["words"][0], rtol=1e-6, atol=0)
     assert ours.keys() == theirs.keys() and ours
