@@ -15,7 +15,7 @@ from tessera.papers.registry import TrainOptions, get
 
 @dataclass
 class Train:
-    """Train a paper's model and write it, with a report, into a folder. Ctrl-C saves; --resume goes on."""
+    """Train a paper's model and write it into a folder, vl-gpt with a report. Ctrl-C saves; --resume goes on."""
 
     slug: str = argument("the short name that `tessera papers` lists")
     data: tuple[str, ...] = option(
@@ -24,7 +24,11 @@ class Train:
         (),
     )
     out: Path | None = option("folder for the run (default runs/SLUG)", None)
-    steps: int | None = option("length of the whole training (default: the paper's)", None, least=1)
+    steps: int | None = option(
+        "length of the whole training, shared among its stages, one step at least for each (default: the paper's)",
+        None,
+        least=1,
+    )
     seed: int = option("of every random draw", 0, least=0)
     resume: bool = option("go on where the run in --out was left; start where there is none", False)
     allow_other_data: bool = option("with --resume: go on although the data have changed", False)

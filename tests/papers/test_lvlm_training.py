@@ -145,7 +145,6 @@ def test_a_wide_picture_is_read_in_tiles_in_training_and_by_the_saved_model(
     asked: Callable[[Path], int] = lambda path: len(chat.builder.prompt(_asked(path)).input_ids)  # noqa: E731
     assert asked(wide.parent / "a.png") - asked(wide.parent / "b.png") == 4 * chat.model.num_image_tokens()
     pictures = [str(wide.parent / f"{name}.png") for name in "ab"]
-    monkeypatch.setattr("sys.stdin", iter(["What is it?"]))
     for line in (["caption", *pictures], ["ask", pictures[0], "What is it?"]):
         capsys.readouterr()
         seen: list[int] = []
@@ -188,11 +187,6 @@ def test_prior_leaves_conversations_without_a_picture_out_and_says_how_many(
 def test_captions_that_all_lack_a_picture_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("prior", conversations(tmp_path, BLIND), tmp_path / "run") == 2
     assert "samples shows a picture, and captions are of pictures" in capsys.readouterr().err
-
-
-def test_dialogues_without_a_picture_are_learned_from_even_where_the_connector_learns_alone(tmp_path: Path) -> None:
-    file = conversations(tmp_path, [ROWS[0], ROWS[1], *BLIND])
-    assert train("fourier-vlm", file, tmp_path / "run", "language=frozen", "instruct.rows=1", steps=12) == 0
 
 
 # ---- refusals

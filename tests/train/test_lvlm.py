@@ -1,4 +1,5 @@
-"""Learning with frozen eyes: what is learned from is what the whole model sees, and PRIOR's loss on packed rows."""
+"""Learning to speak of pictures: what is learned from is what the whole model sees, with frozen eyes and with eyes that
+learn, whole or in tiles; and PRIOR's loss on packed rows."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from tessera.data.images import Pixels
 from tessera.data.packing import collate_rows
 from tessera.data.sample import Image
 from tessera.data.sequence import IGNORED, Sequence
+from tessera.data.tiling import TiledPixels
 from tessera.objectives.importance import Importance
 from tessera.train.lvlm import NextWord, Prioritised, count_words
 from tests.models.lvlm_tiny import BEGIN, END, PICTURE, SLOT, tiny_model, words
@@ -57,6 +59,47 @@ def test_pictures_looked_at_once_teach_what_pictures_in_the_batch_teach(batch: S
     whole = model(batch.input_ids, labels=batch.labels, segment_ids=batch.segment_ids, pixel_values=pixels)
     torch.testing.assert_close(terms["words"][0] / terms["words"][1], whole.loss, atol=1e-3, rtol=1e-3)
     assert terms["words"][1] == whole.num_text_targets == count_words(batch)["words"]
+
+
+def test_eyes_that_learn_are_asked_anew_and_get_the_gradient_of_the_whole_model(batch: ScoredBatch) -> None:
+    model = tiny_model()
+    objective = NextWord(model, PIXELS)
+    terms, ours = gradients(objective, batch)
+    assert not objective.store._rows
+    pixels = torch.from_numpy(np.stack([PIXELS.one(image.pil()) for image in batch.images]))
+    model.zero_grad()
+    given = {"labels": batch.labels, "segment_ids": batch.segment_ids, "pixel_values": pixels, "num_text": 1}
+    model(batch.input_ids, **given).loss.backward()
+    theirs = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    assert ours.keys() == theirs.keys() and any(name.startswith("vision.") for name in ours)
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_tiles_that_are_looked_at_once_are_those_of_the_whole_model() -> None:
+    model, tiled = frozen(), TiledPixels(16, most=4)
+    objective = NextWord(model, tiled)
+    noise = np.random.default_rng(0)
+    images = [
+        Image(noise.integers(0, 255, (16, width, 3), np.uint8), key=f"{width} {number}")
+        for number, width in enumerate((64, 16, 32))
+    ]
+    pixels = torch.from_numpy(np.stack([view for image in images for view in tiled.several(image.pil())]))
+    for _ in range(2):  # the second time from the store
+        found = objective.embeds(model, images)
+        assert len(found) == 5 + 1 + 3
+        torch.testing.assert_close(found, model.encode_images(pixels), atol=2e-3, rtol=2e-3)
+    model.vision.requires_grad_(True)
+    torch.testing.assert_close(objective.embeds(model, images), model.encode_images(pixels))
+
+
+def test_a_batch_without_pictures_leaves_the_connector_a_gradient_of_zeros() -> None:
+    model = frozen()
+    model.language_model.requires_grad_(False)
+    ids = np.array([BEGIN, *words(5, 1), END], np.int32)
+    plain = Sequence(ids, np.where(ids == BEGIN, IGNORED, ids), np.zeros(len(ids), bool), (), "plain")
+    _, found = gradients(NextWord(model, PIXELS), collate_rows([[plain]], 12, 0))
+    assert found and all(name.startswith("connector.") and not gradient.any() for name, gradient in found.items())
 
 
 @pytest.mark.light("prior", "exact")
