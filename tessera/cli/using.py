@@ -25,10 +25,12 @@ SUITES = {
     "scenes": "tessera.zoo.suites:scenes",
     "emoji": "tessera.evaluate.emoji_suite:evaluate_emoji",
     "pope": "tessera.evaluate.hallucination:evaluate_probes",
+    "chair": "tessera.evaluate.hallucination:evaluate_chair",
     "tokenizer": "tessera.evaluate.tokenizer_suite:evaluate_tokenizer",
 }
 # Suite -> what a model must be able to do for it
-NEEDS = {"scenes": ("caption",), "emoji": ("draw", "caption"), "pope": ("ask",), "tokenizer": ("reconstruct",)}
+NEEDS = {"scenes": ("caption",), "emoji": ("draw", "caption"), "pope": ("ask",), "chair": ("caption",),
+         "tokenizer": ("reconstruct",)}  # fmt: skip
 
 
 def load_able(folder: Path, *commands: str) -> Any:

@@ -1,8 +1,9 @@
-"""Whether a model sees what is not there: questions about objects that are in a picture and as many about objects that
-are not, as POPE (2305.10355) asks them, from scenes whose content is known exactly.
+"""Whether a model sees what is not there, in scenes whose content is known exactly: questions about objects that are in
+a picture and as many about objects that are not, as POPE asks them (2305.10355), and what its captions name, as CHAIR
+counts it (1809.02156).
 
-Absent objects are drawn at random ("random"), are those most frequent in all pictures ("popular"), or are those most
-often seen together with what is in the picture ("adversarial").
+Absent objects asked about are drawn at random ("random"), are those most frequent in all pictures ("popular"), or are
+those most often seen together with what is in the picture ("adversarial").
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from tessera.data.sample import Sample, question
 from tessera.data.source import Split
 from tessera.data.worlds.scenes import Scene, ScenesWorld
 from tessera.data.worlds.scenes.graph import COLOURS, SHAPES
+from tessera.data.worlds.scenes.mentions import mentioned_objects
 from tessera.data.worlds.scenes.words import article
 from tessera.errors import UserError, nearest
 from tessera.evaluate.calibration import expected_calibration_error
-from tessera.evaluate.intervals import Estimate, bootstrap, exact_binomial
+from tessera.evaluate.intervals import Estimate, bootstrap, bootstrap_mean, exact_binomial
 from tessera.evaluate.posthoc import YES_NO
-from tessera.evaluate.scenes_suite import SEED, Answers, SuiteResult
+from tessera.evaluate.scenes_suite import SEED, Answers, Sees, SuiteResult
 
 Strategy = Literal["random", "popular", "adversarial"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -152,6 +154,70 @@ def yes_no(said: Sequence[bool], truths: Sequence[bool]) -> YesNo:
     )
 
 
+def absent_mentions(caption: str, scene: Scene) -> tuple[int, int]:
+    """How many of the objects that a caption names are not in the scene, and how many it names.
+
+    An object is a colour and a shape. One that is named more often than it is there is there; a shape without a colour
+    names none. Said again with "the" it is the same mention.
+    """
+    here, named = present(scene), mentioned_objects(caption)
+    return sum(f"{colour} {shape}" not in here for colour, shape, *_ in named), len(named)
+
+
+@dataclass(frozen=True, slots=True)
+class Chair:
+    """What captions name that is not there (Rohrbach et al. 2018), each share with its interval.
+
+    `chair_i`: of the objects that are named, those that are not there; None where no caption names any. `chair_s`: of
+    the captions, those that name at least one such object. `named`: objects named a caption; one that names nothing is
+    never wrong, so look at it beside the others.
+    """
+
+    chair_i: Estimate | None
+    chair_s: Estimate
+    named: Estimate
+
+
+def chair(captions: Sequence[str], scenes: Sequence[Scene]) -> Chair:
+    """CHAIR of a caption of each scene. The intervals of `chair_i` and `named` resample captions.
+
+    Raises:
+        UserError: the two differ in length, or are empty.
+    """
+    if len(captions) != len(scenes) or not len(captions):
+        raise UserError(f"{len(captions)} captions and {len(scenes)} scenes do not belong together")
+    counts = [absent_mentions(text, scene) for text, scene in zip(captions, scenes, strict=True)]
+    absent, named = np.array(counts, dtype=np.float64).T
+    return Chair(
+        chair_i=bootstrap((absent, named), _share) if named.any() else None,
+        chair_s=exact_binomial(int((absent > 0).sum()), len(counts)),
+        named=bootstrap_mean(named),
+    )
+
+
+def evaluate_chair(model: Sees, size: int = 200) -> SuiteResult:
+    """Suite `chair`: what the captions of held-out pictures name that is not there.
+
+    Args:
+        size: pictures.
+    """
+    world = ScenesWorld(seed=SEED, heldout_pictures=size)
+    scenes = [world.scene("heldout", number) for number in range(size)]
+    said = model.caption([world.image("heldout", number).pil() for number in range(size)])
+    found = chair(said, scenes)
+    names = {
+        "CHAIR_i: of the objects named, not there": found.chair_i,
+        "CHAIR_s: of the captions, with an object that is not there": found.chair_s,
+        "objects named a caption": found.named,
+    }
+    scores = {name: score for name, score in names.items() if score is not None}
+    captions = [
+        {"truth": ", ".join(present(scene)), "said": text, "absent": absent_mentions(text, scene)[0]}
+        for text, scene in zip(said, scenes, strict=True)
+    ]
+    return SuiteResult(scores=scores, captions=captions)
+
+
 class Weighs(Protocol):
     """A model that says how likely each of some labels is as its answer."""
 
@@ -205,6 +271,10 @@ def _said(
     weighs: Weighs = model
     found = weighs.weigh(pictures, questions, YES_NO, calibrate)
     return [YES_NO[place] for place in found.argmax(1)], found.max(1)
+
+
+def _share(some: np.ndarray, whole: np.ndarray, axis: int) -> Any:
+    return some.sum(axis=axis) / np.maximum(whole.sum(axis=axis), 1)
 
 
 def _f1(yes: np.ndarray, true: np.ndarray, axis: int) -> Any:

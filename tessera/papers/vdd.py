@@ -50,7 +50,8 @@ class VDD(Paper):
                 "a logits processor of transformers with caches of its own: greedy, sampling, beams, padded batches",
                 "on the command line: `tessera ask`, `caption`, `chat` and `evaluate` with --debias KIND, --alpha and"
                 " --beta; `evaluate --suite pope --calibrate KIND` for the post-hoc debias",
-                "probes of absent objects as POPE asks them, from the scenes world: random, popular, adversarial",
+                "probes of absent objects as POPE asks them, from the scenes world: random, popular, adversarial"
+                " (`evaluate --suite pope`); what captions name that is not there, as CHAIR counts it (--suite chair)",
             ],
             "stages": ["none: nothing is trained"],
             "claims": [
@@ -63,10 +64,7 @@ class VDD(Paper):
                 "the calibration error is of probabilities; there, of a softmax over probabilities",
                 "greedy decoding and beams are debiased too; there, sampling alone, one row at a time",
             ],
-            "not built": [
-                "the study of decoding settings",
-                "how often captions name what is not there: the study asks about it instead",
-            ],
+            "not built": ["the study of decoding settings"],
         }
 
     def figures(self) -> Sequence[Figure]:

@@ -13,6 +13,9 @@ random, from the most frequent, or from those most often seen together with what
     sampled, none     the same by visual debias decoding: contrasted with what is said without a picture
     sampled, noise    the same, contrasted with what is said to a noised picture: visual contrastive decoding
     even, ...         the even model, naive and post-hoc
+
+The sampled arms write a caption of each picture too, in the same way; CHAIR counts what these name that is not there
+(1809.02156).
 """
 
 from __future__ import annotations
@@ -29,13 +32,24 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from tessera.data.mixture import Mixture
-from tessera.data.sample import Sample, question
+from tessera.data.sample import Sample, pair, question
 from tessera.data.source import Split
 from tessera.data.tasks import Mapped, caption
+from tessera.data.worlds.scenes.captions import canonical_caption
 from tessera.data.worlds.scenes.words import article, pick
 from tessera.data.worlds.scenes.world import ScenesSource, ScenesWorld
 from tessera.evaluate.calibration import expected_calibration_error
-from tessera.evaluate.hallucination import OBJECTS, QUESTION, STRATEGIES, present, probe_world, says_yes, yes_no
+from tessera.evaluate.hallucination import (
+    OBJECTS,
+    QUESTION,
+    STRATEGIES,
+    absent_mentions,
+    chair,
+    present,
+    probe_world,
+    says_yes,
+    yes_no,
+)
 from tessera.evaluate.posthoc import YES_NO, label_probabilities, label_words, language_prior, post_hoc, shares
 from tessera.files import atomic_folder, short_hash
 from tessera.generate.debias import VisualDebias
@@ -54,6 +68,8 @@ CAPTIONS = 0.5  # captions for each question: they teach what things look like
 ALPHA, BETA = 1.0, 0.2  # as the published command for POPE has them
 PRIORS = ("none", "unk", "both", "noise", "zeros")
 METRIC, YES, F1, ERROR = "accuracy", "yes share", "F1", "calibration error"
+CHAIR_I, CHAIR_S, NAMED = "CHAIR_i", "CHAIR_s", "objects named a caption"
+LONGEST = 40  # tokens of a caption
 
 
 def after(prior: str) -> str:
@@ -107,6 +123,10 @@ CLAIMS = (
         against="sampled", expect="lower", margin=0.05, published=LESS,
     ),
     Claim(
+        name="visual debias decoding lowers the share of captions that name what is not there", metric=CHAIR_S,
+        arm=sampled("none"), against="sampled", expect="lower", published=LESS,
+    ),
+    Claim(
         name="where nothing is skewed there is nothing to gain", metric=METRIC, arm="even, post-hoc, none",
         against="even, naive", expect="within", margin=0.02, published="none; the control of this study",
     ),
@@ -116,6 +136,9 @@ NOTES = (
     "The arms train nothing: one skewed and one even model a seed serve them all.",
     "The tokenizer of mini/lm has no unknown word; the word for padding, which it never learned, stands for it.",
     "Sampled answers are one word long; alpha 1 and beta 0.2, as the published command for POPE has them.",
+    "CHAIR_i: of the objects (colour and shape) that sampled captions name, those not there; CHAIR_s: of the captions,"
+    " those that name one. Captions were not skewed in training; one that names nothing is never wrong: see the objects"
+    " named a caption.",
     "Frequencies and company of drawn objects are nearly uniform, so that the three strategies differ little here.",
 )
 # About ten minutes for three seeds on one core that does nothing else, most of it the six trainings.
@@ -182,11 +205,20 @@ class Bench(AskingBench):
         """What all outcomes depend on, as JSON."""
         return {**self.config, "side": SIDE, "captions": CAPTIONS, "alpha": ALPHA, "beta": BETA}
 
-    def shown(self, model: LVLMForConditionalGeneration) -> list[Inputs]:
-        """The probes as `generate` takes them, some together."""
+    @cached_property
+    def described(self) -> list[Sample]:
+        """A request for a caption of every held-out picture."""
+        found, world = [], self.world
+        for number in range(self.budget.heldout_pictures):
+            shown, told = world.image("heldout", number), canonical_caption(world.scene("heldout", number))
+            found.append(caption(pair(shown, told, id=f"scenes/{number}"), world.rng("pairs", "heldout", number)))
+        return found
+
+    def shown(self, model: LVLMForConditionalGeneration, samples: Sequence[Sample]) -> list[Inputs]:
+        """Samples as `generate` takes them, some together."""
         return [
             {**inputs, "pixel_values": self.pixels(images).to(model.device)}
-            for inputs, images in self.prompts(model, self.probes)
+            for inputs, images in self.prompts(model, samples)
         ]
 
     def blind(
@@ -206,7 +238,7 @@ class Bench(AskingBench):
         """
         if (skew, seed, context) not in self._first:
             model, found = self.trained(skew, seed), []
-            for inputs in self.shown(model):
+            for inputs in self.shown(model, self.probes):
                 (given,) = [inputs] if context is None else self.blind(model, inputs, context, CALIBRATION_STEP, seed)
                 said: Any = model.generate(
                     **given, do_sample=False, max_new_tokens=1, return_dict_in_generate=True, output_logits=True,
@@ -224,33 +256,44 @@ class Bench(AskingBench):
         contexts = ("none", "unk") if prior == "both" else (prior,)
         return post_hoc(answers, language_prior([self.first(skew, context, seed) for context in contexts]))
 
-    def drawn(self, skew: float, prior: str | None, seed: int) -> list[bool]:
-        """Whether the word that is drawn says yes, of every probe."""
+    def drawn(self, skew: float, prior: str | None, seed: int, samples: Sequence[Sample], most: int) -> list[str]:
+        """What is drawn, word by word, after every sample's request: at most so many tokens."""
         model = self.trained(skew, seed)
         torch.manual_seed(seed)
-        found: list[bool] = []
-        for inputs in self.shown(model):
+        found: list[str] = []
+        for inputs in self.shown(model, samples):
             contexts = [] if prior is None else self.blind(model, inputs, prior, DECODING_STEP, seed)
             debias = [VisualDebias(model, contexts, alpha=ALPHA, beta=BETA)] if contexts else []
             said: Any = model.generate(
-                **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=1, **self.ending,
+                **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=most, **self.ending,
                 logits_processor=LogitsProcessorList(debias),
             )  # fmt: skip
-            found += [says_yes(text) for text in self.said(said[:, inputs["input_ids"].shape[1] :])]
+            found += self.said(said[:, inputs["input_ids"].shape[1] :])
         return found
+
+    def captioned(self, skew: float, prior: str | None, seed: int) -> tuple[dict[str, float], list[float]]:
+        """CHAIR of the captions that are drawn, and of each whether it names what is not there."""
+        said = self.drawn(skew, prior, seed, self.described, LONGEST)
+        scenes = [self.world.scene("heldout", number) for number in range(len(said))]
+        found = chair(said, scenes)
+        wrong = [float(absent_mentions(*one)[0] > 0) for one in zip(said, scenes, strict=True)]
+        return {NAMED: found.named.value} | ({CHAIR_I: found.chair_i.value} if found.chair_i else {}), wrong
 
     def outcome(self, arm: str, seed: int) -> Outcome:
         """The answers of an arm, judged."""
         skew, how, prior = ARMS[arm]
         truths = np.array([truth(sample) == YES_NO[0] for sample in self.probes])
-        metrics = {}
+        metrics, items = dict[str, float](), dict[str, Sequence[float]]()
         if how == "likelier":
             found = self.likelier(skew, prior, seed).numpy()
             yes = found[:, 0] >= found[:, 1]
             metrics[ERROR] = expected_calibration_error(found.max(1), yes == truths).value
         else:
-            yes = np.array(self.drawn(skew, prior, seed))
-        return Outcome(metrics={**metrics, **_f1(yes, truths)}, items=self.items(yes, truths), steps=0, samples=0)
+            yes = np.array([says_yes(text) for text in self.drawn(skew, prior, seed, self.probes, 1)])
+            metrics, items[CHAIR_S] = self.captioned(skew, prior, seed)
+        return Outcome(
+            metrics={**metrics, **_f1(yes, truths)}, items={**items, **self.items(yes, truths)}, steps=0, samples=0
+        )
 
     def items(self, yes: np.ndarray, truths: np.ndarray) -> Mapping[str, Sequence[float]]:
         """Whether each probe was answered rightly, and with yes: of all, and by strategy."""
@@ -261,10 +304,12 @@ class Bench(AskingBench):
 
     def study(self) -> Study:
         """All arms and claims."""
-        arms = [
-            Arm(name=name, run=partial(self.outcome, name), config={"yes learned": skew, "answer": how, "prior": prior})
-            for name, (skew, how, prior) in ARMS.items()
-        ]
+        arms = []
+        for name, (skew, how, prior) in ARMS.items():
+            config = {"yes learned": skew, "answer": how, "prior": prior}
+            if how == "drawn":
+                config["caption tokens"] = LONGEST
+            arms.append(Arm(name=name, run=partial(self.outcome, name), config=config))
         return Study(
             slug=SLUG, title="what a model says without looking, taken off its answers (scenes)", arms=arms,
             claims=CLAIMS, config=self.shared, notes=NOTES,

@@ -16,6 +16,9 @@ from tessera.evaluate.hallucination import (
     OBJECTS,
     QUESTION,
     STRATEGIES,
+    absent_mentions,
+    chair,
+    evaluate_chair,
     evaluate_probes,
     present,
     probe_scenes,
@@ -187,3 +190,59 @@ def test_the_suite_gives_full_marks_to_who_knows_and_half_to_who_agrees_with_eve
             assert result.scores[f"{strategy}: accuracy"].value == right
             assert result.scores[f"{strategy}: yes share"].value == (1.0 if blind else 0.5)
         assert len(result.answers) == sum(score.n for name, score in result.scores.items() if "accuracy" in name)
+
+
+@pytest.mark.parametrize(
+    ("caption", "counts"),
+    [
+        ("a red star and a blue cross", (0, 2)),
+        ("a red star and a green circle", (1, 2)),
+        ("a red cross", (1, 1)),  # colour and shape are both there, but of two objects
+        ("a red star, a red star and a red star", (0, 3)),  # too many of what is there
+        ("a pink circle. the pink circle is at the top", (1, 1)),  # the same mention again
+        ("an orange star, a pink circle and a blue cross at the top right.", (2, 3)),
+        ("a large striped red star with dots, left of a small star", (0, 1)),  # of no colour: no object
+        ("nothing at all", (0, 0)),
+        ("", (0, 0)),
+    ],
+)
+def test_objects_named_and_not_there_by_hand(caption, counts):
+    assert absent_mentions(caption, scene("red star", "blue cross")) == counts
+
+
+def test_chair_by_hand():
+    scenes = [scene("red star"), scene("red star", "blue cross"), scene("pink circle"), scene("pink circle")]
+    said = ["a red star and a green square", "a blue cross, a red star", "a green square, a red star", "hm"]
+    found = chair(said, scenes)
+    assert found.chair_i.value == pytest.approx(3 / 6)
+    assert (found.chair_s.value, found.chair_s.n) == (pytest.approx(2 / 4), 4)
+    assert found.named.value == pytest.approx(6 / 4)
+    for one in (found.chair_i, found.chair_s, found.named):
+        assert one.low < one.value < one.high
+
+
+def test_true_captions_name_nothing_that_is_not_there_and_silence_has_no_share():
+    world = ScenesWorld(train_pictures=200)
+    source = world.source("pairs")
+    pairs = [source[number] for number in range(200)]
+    found = chair([one.text for one in pairs], [one.meta["scene"] for one in pairs])
+    assert found.chair_i.value == found.chair_s.value == 0 and found.named.value > 1
+    assert chair(["", "hm"], SCENES[:2]).chair_i is None
+    with pytest.raises(UserError, match="1 captions and 2 scenes"):
+        chair([""], SCENES[:2])
+
+
+def test_the_suite_captions_held_out_pictures():
+    class Says:
+        def __init__(self, text):
+            self.text = text
+
+        def caption(self, images):
+            return [self.text] * len(images)
+
+    found = evaluate_chair(Says("a red star"), 20)
+    here = [present(ScenesWorld(seed=SEED, heldout_pictures=20).scene("heldout", number)) for number in range(20)]
+    wrong = sum("red star" not in some for some in here) / 20
+    rates = [score.value for name, score in found.scores.items() if name.startswith("CHAIR")]
+    assert rates == [pytest.approx(wrong)] * 2 and len(found.captions) == 20
+    assert not any(name.startswith("CHAIR_i") for name in evaluate_chair(Says("hm"), 3).scores)

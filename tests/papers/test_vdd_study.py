@@ -14,11 +14,13 @@ from tessera.evaluate.posthoc import language_prior, post_hoc, shares
 from tessera.papers.asking import Budget, truth
 from tessera.papers.vdd_study import (
     ARMS,
+    CHAIR_S,
     CLAIMS,
     ERROR,
     EVEN,
     F1,
     METRIC,
+    NAMED,
     SKEWED,
     YES,
     Bench,
@@ -41,7 +43,7 @@ def test_claims_speak_of_arms_that_are_there_and_of_one_model_each(tmp_path: Pat
     assert [arm.name for arm in study.arms] == list(ARMS)
     for claim in study.claims:
         assert ARMS[claim.arm][:2] == ARMS[claim.against][:2]
-    assert len(CLAIMS) == 8
+    assert len(CLAIMS) == 9
 
 
 def test_a_source_says_yes_as_often_as_it_is_told_and_only_of_what_is_there() -> None:
@@ -78,12 +80,28 @@ def test_every_arm_answers_every_probe_with_the_one_model_of_its_seed(
     found = {arm: bench.outcome(arm, 0) for arm in ("naive", after("noise"), "sampled", sampled("none"))}
     for one in found.values():
         assert (one.steps, one.samples, len(one.items[METRIC])) == (0, 0, len(bench.probes))
-        assert {f"{METRIC}, {way}" for way in STRATEGIES} | {METRIC, YES} == set(one.items)
+        assert {f"{METRIC}, {way}" for way in STRATEGIES} | {METRIC, YES} == set(one.items) - {CHAIR_S}
         assert 0 <= one.value(F1) <= 1
     assert {ERROR in one.metrics for one in (found["naive"], found[after("noise")])} == {True}
     assert ERROR not in found["sampled"].metrics
+    assert {name for name, one in found.items() if CHAIR_S in one.items} == {"sampled", sampled("none")}
+    assert len(found["sampled"].items[CHAIR_S]) == TINY.heldout_pictures and found["sampled"].metrics[NAMED] >= 0
     # Nothing more is trained, and what was kept gives the same answers.
     again = Bench(TINY, bench.work)
     monkeypatch.setattr(again, "learn", lambda *_: pytest.fail("trained again"))
     assert again.outcome("naive", 0) == found["naive"]
     assert sum(truth(sample) == "yes" for sample in bench.probes) * 2 == len(bench.probes)
+
+
+def test_captions_that_name_what_is_not_there_are_counted_beside_their_own_pictures(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [sample.segments[0] for sample in bench.described]
+    assert [one.key for one in asked] == [bench.world.image("heldout", number).key for number in range(len(asked))]
+    things = [present(bench.world.scene("heldout", number)) for number in range(len(asked))]
+    said = [f"a {some[0]}" if place else "a red star and a green cross" for place, some in enumerate(things)]
+    monkeypatch.setattr(bench, "drawn", lambda *_: said)
+    metrics, wrong = bench.captioned(SKEWED, None, 0)
+    absent = sum(thing not in things[0] for thing in ("red star", "green cross"))
+    assert wrong == [float(absent > 0), 0.0, 0.0, 0.0]
+    assert metrics == {NAMED: (2 + 3) / 4, "CHAIR_i": pytest.approx(absent / 5)}
