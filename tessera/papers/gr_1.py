@@ -18,7 +18,7 @@ from tessera.actor import Actor
 from tessera.evaluate.imitation import action_errors
 from tessera.evaluate.intervals import bootstrap_mean
 from tessera.models.policy import GR1Config, GR1Policy
-from tessera.models.policy.published import UNREAD
+from tessera.models.policy.published import UNREAD, load_published
 from tessera.papers.figures import Figure
 from tessera.papers.gr_1_study import headline
 from tessera.papers.gr_1_training import (
@@ -35,7 +35,6 @@ from tessera.papers.gr_1_training import (
     check_policy,
     meta_policy,
     open_data,
-    trained_policy,
 )
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
@@ -46,6 +45,7 @@ from tessera.train.optim import Optimiser
 from tessera.train.policies import batches_of
 from tessera.train.stage import Stage
 from tessera.vision.registry import create
+from tessera.zoo.parts import trained_part
 from tessera.zoo.senses import read_senses
 
 RECIPES = {
@@ -152,7 +152,7 @@ class GR1(Paper):
         check_parts(options.parts, options.size)
         pretrained = POLICY in options.parts
         recipe = change(RECIPES[options.size].scaled(options.steps, pretrained), options.settings)
-        ready = trained_policy(options.parts[POLICY]) if pretrained else None
+        ready = trained_part(options.parts[POLICY], GR1Policy, load_published) if pretrained else None
         named = MINI | dict(options.parts)
         senses = read_senses(named[VISION], named[TEXT])
         data = open_data(recipe, options.data)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,12 @@ from tessera.data.windows import Windows
 from tessera.errors import UserError, nearest
 from tessera.models.policy import GR1Config, GR1Policy
 from tessera.models.policy.learning import Lesson, foreseen
-from tessera.models.policy.published import load_published
 from tessera.models.policy.senses import Senses
 from tessera.papers.settings import CONFIG, check_roles
 from tessera.train.features import FeatureStore
 from tessera.train.optim import Optimiser
 from tessera.train.policies import policy_stage, window_loader
 from tessera.train.stage import Stage
-from tessera.weights import read_model
-from tessera.zoo.parts import quiet
 
 WORLD = "tabletop"
 VISION, TEXT, POLICY = "vision", "text", "policy"  # roles of --parts
@@ -263,17 +259,6 @@ def check_parts(parts: Mapping[str, str], size: str) -> None:
     if size == "published" and lacking:
         said = " and ".join(f"--parts {role}=FOLDER" for role in lacking)
         raise UserError(f"the published size needs its encoders, a ViT-B/16 of MAE and a CLIP ViT-B/32; give {said}")
-
-
-def trained_policy(place: str) -> GR1Policy:
-    """A policy that `tessera train` left in model/policy, or a safetensors file of the release.
-
-    Raises:
-        CheckpointError: it is none, or damaged.
-    """
-    path = Path(place)
-    with quiet():
-        return load_published(path) if path.is_file() else read_model(GR1Policy, path)
 
 
 def check_policy(policy: GR1Policy, config: GR1Config) -> None:

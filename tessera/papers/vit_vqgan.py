@@ -21,6 +21,7 @@ from tessera.evaluate.codebook import bits_per_code, restored, usage
 from tessera.image_maker import ImageMaker
 from tessera.models.image_ar import ImageARConfig, ImageARInTraining, ImageARModel
 from tessera.models.vq import VQTokenizer
+from tessera.models.vq.published import load_published
 from tessera.models.vq.sizes import SIZES, named
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper
@@ -36,13 +37,13 @@ from tessera.papers.vit_vqgan_training import (
     check_parts,
     open_pictures,
     pixels,
-    trained_tokenizer,
 )  # fmt: skip
 from tessera.study.counting import count
 from tessera.study.design import Study
 from tessera.train.image_codes import codes_stage, probe_stage, square_loader, tokenizer_stage
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
+from tessera.zoo.parts import trained_part
 
 JUDGED = 500  # held-out pictures that a training is judged on
 RGB_BITS = 24  # of a pixel
@@ -164,7 +165,7 @@ class ViTVQGAN(Paper):
         trained = TOKENIZER in options.parts
         recipe = change(RECIPES[options.size].scaled(options.steps, trained), options.settings)
         eyes = options.parts.get(EYES, MINI_EYES if options.size == "mini" else None)
-        ready = trained_tokenizer(options.parts[TOKENIZER]) if trained else None
+        ready = trained_part(options.parts[TOKENIZER], VQTokenizer, load_published) if trained else None
         config = recipe.config() if ready is None else ready.config
         if ready is None and recipe.losses.perceptual and eyes is None:
             raise UserError("the perceptual loss needs a network: --parts eyes=FOLDER, or --set losses.perceptual=0")

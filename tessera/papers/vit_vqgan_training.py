@@ -22,13 +22,10 @@ from tessera.errors import UserError
 from tessera.layers.stylegan import Discriminator
 from tessera.models.image_ar import ImageARConfig, ImageARModel
 from tessera.models.vq import VQConfig, VQTokenizer
-from tessera.models.vq.published import load_published
 from tessera.models.vq.training import Losses, TokenizerInTraining
 from tessera.objectives.perceptual import Perceptual
 from tessera.papers.settings import CONFIG, check_roles
 from tessera.train.optim import Optimiser
-from tessera.weights import read_model
-from tessera.zoo.parts import quiet
 from tessera.zoo.senses import read_eyes
 
 WORLD = "emoji"  # pictures that people drew, in classes that people made; every computer has them
@@ -184,14 +181,3 @@ def check_parts(parts: Mapping[str, str], settings: Mapping[str, str]) -> None:
     for name in settings:
         if TOKENIZER in parts and name.partition(".")[0] in (TOKENIZER, "losses", "critic", "codebook"):
             raise UserError(f"the tokenizer {parts[TOKENIZER]} is trained and stays as it is; {name} cannot be set")
-
-
-def trained_tokenizer(place: str) -> VQTokenizer:
-    """A tokenizer that `tessera train` left in model/tokenizer, or a safetensors file of the re-implementation.
-
-    Raises:
-        CheckpointError: it is none, or damaged.
-    """
-    path = Path(place)
-    with quiet():
-        return load_published(path) if path.is_file() else read_model(VQTokenizer, path)

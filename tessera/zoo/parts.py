@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tessera.errors import CheckpointError, UserError, nearest
 from tessera.files import sha256
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+Model = TypeVar("Model", bound="PreTrainedModel")
 SHIPPED = Path(__file__).parent / "parts"
 CARD = "card.json"
 PREFIX = "mini/"
@@ -58,6 +59,20 @@ def quiet() -> Iterator[None]:
             library.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def trained_part(place: str | Path, kind: type[Model], released: Callable[[Path], Model]) -> Model:
+    """A trained part: from the folder that `save_pretrained` wrote, or what `released` reads from a file in another
+    layout.
+
+    Raises:
+        CheckpointError: it is none, or damaged.
+    """
+    from tessera.weights import read_model
+
+    path = Path(place)
+    with quiet():
+        return released(path) if path.is_file() else read_model(kind, path)
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:

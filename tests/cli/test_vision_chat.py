@@ -13,6 +13,7 @@ from tessera.cli import main
 from tests.vision_chat_tiny import noise, vision_chat
 
 Refused = Callable[..., str]
+WRONG = "CHAIR_s: of the captions, with an object that is not there"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_a_question_is_asked_about_several_pictures(
 def test_it_is_scored_on_questions_captions_and_what_is_not_there(
     folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for suite, name in (("scenes", "questions, all types"), ("pope", "adversarial: accuracy")):
+    for suite, name in (("scenes", "questions, all types"), ("pope", "adversarial: accuracy"), ("chair", WRONG)):
         assert main(["evaluate", "--model", str(folder), "--suite", suite, "--size", "2", "--json"]) == 0
         score = json.loads(capsys.readouterr().out)["scores"][name]
         assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1

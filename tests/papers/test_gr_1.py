@@ -208,11 +208,12 @@ def test_clips_are_of_other_tasks_than_the_robot_s() -> None:
 
 @pytest.mark.light("gr-1", "weights")
 def test_a_released_policy_goes_on_learning_without_clips(tmp_path: Path) -> None:
-    from tessera.papers.gr_1_training import trained_policy
+    from tessera.models.policy.published import load_published
+    from tessera.zoo.parts import trained_part
     from tests.models.policy_tiny import tiny
 
     model = tiny()
     model.save_pretrained(tmp_path / "policy")
-    found = trained_policy(str(tmp_path / "policy"))
+    found = trained_part(tmp_path / "policy", GR1Policy, load_published)
     assert isinstance(found, GR1Policy)
     assert all(torch.equal(one, found.state_dict()[name]) for name, one in model.state_dict().items())
