@@ -153,6 +153,7 @@ class TokenTransforming(Paper):
                 " how much their picture's tokens attend to them",
             ],
             "not built": [
+                "segmentation, detection and depth with fewer tokens, which ask for tokens to be spread out again",
                 "pooling by learned queries, which has to be trained",
                 "a correction of shrunken norms",
                 "sizes in the attention of a language model",
