@@ -31,7 +31,8 @@ from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.models.lvlm.language import read_language_model
 from tessera.papers.settings import check_roles
 from tessera.vision.registry import create
-from tessera.zoo.parts import load_tokenizer, locate, quiet
+from tessera.zoo.foundation import read_tokenizer
+from tessera.zoo.parts import locate, quiet
 
 MINI = {"vision": "mini/clip", "language": "mini/lm"}
 LOOKED = 20  # samples of each source that are tried before training, at most
@@ -150,13 +151,14 @@ class Parts:
 
         Raises:
             UserError: a role that does not exist, or a published part that is not named.
+            CheckpointError: no tokenizer lies beside the language model.
         """
         check_roles(given, MINI)
         for role in MINI:
             if size == "published" and role not in given:
                 raise UserError(f"published parts do not ship; name the folder of this one: --parts {role}=FOLDER")
         names = {**MINI, **given}
-        tokenizer: Any = load_tokenizer(names["language"])
+        tokenizer: Any = read_tokenizer(names["language"])
         if PLACE not in tokenizer.get_vocab():  # it takes a number after the vocabulary, and needs no row of a table
             tokenizer.add_special_tokens({"additional_special_tokens": [PLACE]}, replace_extra_special_tokens=False)
         tokenizer.chat_template = tokenizer.chat_template or LLAVA

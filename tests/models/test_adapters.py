@@ -8,6 +8,7 @@ import torch
 from tessera.errors import UserError
 from tessera.models.adapters import add_lora, has_adapters, merge_adapters
 from tessera.models.lvlm import LVLMForConditionalGeneration, save_llava
+from tessera.train.optim import split_for_muon
 from tests.models.lvlm_tiny import BEGIN, PICTURE, SLOT, D, causal_model, pixels, tiny_config, words
 
 KINDS = {"llama": {}, "gpt2": {}, "opt": {"ffn_dim": 48, "word_embed_proj_dim": D, "dropout": 0.0}}
@@ -71,6 +72,22 @@ def test_merged_adapters_leave_a_plain_model_with_the_same_scores_that_takes_oth
     torch.testing.assert_close(again(IDS, pixel_values=pixels(1)).logits, trained, atol=1e-5, rtol=1e-5)
     add_lora(model.language_model, rank=3, alpha=3)
     assert has_adapters(model)
+
+
+def test_an_encoder_takes_adapters_too_and_muon_leaves_them_to_adamw():
+    model, _ = adapted("llama")
+    shown = pixels(1)
+    before = model.vision(shown).tokens
+    add_lora(model.vision, rank=2, alpha=4)
+    torch.testing.assert_close(model.vision(shown).tokens, before)
+    hidden, rest = (
+        {name for name, weight in model.named_parameters() if any(weight is one for one in some)}
+        for some in split_for_muon(model)
+    )
+    assert {name.partition(".")[0] for name in rest if ".lora_" in name} == {"vision", "language_model"}
+    assert hidden and not any(".lora_" in name for name in hidden)
+    merge_adapters(model)
+    assert not has_adapters(model)
 
 
 def test_a_rank_of_none_and_adapters_on_adapters_are_refused():

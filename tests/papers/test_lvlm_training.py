@@ -205,9 +205,30 @@ def test_captions_that_all_lack_a_picture_are_refused(tmp_path: Path, capsys: py
         ("fourier-vlm", ["row_length=4"], "a picture takes up to 4 positions and a row has 4"),
     ],
 )
-def test_a_training_that_is_refused_leaves_nothing(
+def test_a_setting_that_is_refused_leaves_nothing(
     slug: str, settings: list[str], sentence: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(slug, data, tmp_path / "run", *settings) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--parts", "language=/nowhere"], "the tokenizer of /nowhere cannot be loaded"),
+        (["--parts", "vision=/nowhere"], "/nowhere is no folder of a model"),
+        (["--data", "broken"], "no sample that was tried can be used"),
+    ],
+)
+def test_parts_and_data_that_are_refused_leave_nothing(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    for number in range(4):
+        (tmp_path / f"broken/{number}.png").write_bytes(b"words")
+        (tmp_path / f"broken/{number}.txt").write_text(f"a red square {number}")
+    assert main(["train", "fourier-vlm", "--out", "run", "--steps", "2", *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
