@@ -30,7 +30,7 @@ from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.models.lvlm.slot import Slot
 from tessera.papers.figures import Figure
 from tessera.papers.fourier_vlm_study import headline
-from tessera.papers.lvlm_training import MINI_LORA, RATES, TRAINING, Learning, Parts, open_captions
+from tessera.papers.lvlm_training import MINI_LORA, RATES, TRAINING, Learning, Lesson, Parts, open_captions
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
 from tessera.reduce.maps import Map
@@ -56,24 +56,6 @@ QWEN, RATIO = "qwen2-vl", 2 / 3
 QWEN_GRIDS = ((36, 24), (3, 7), (1, 1))  # after the merger of 2 x 2 patches
 FEWER = "fewer FLOPs than with 576 tokens, per cent"
 PICTURES = 6000  # of drawn scenes, where --data names nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """One stage of LLaVA's two.
-
-    Args:
-        rows: packed rows of one update, of all processes together, read in `accumulate` parts.
-    """
-
-    steps: int
-    rows: int
-    accumulate: int = 1
-    optimiser: Optimiser
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1 or self.rows % self.accumulate:
-            raise UserError(f"{self.rows} rows do not divide into {self.accumulate} parts; change one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +192,7 @@ class FourierVLM(Paper):
         """Train a language model with eyes that reads few tokens, and write it to `options.out`/model."""
         recipe = change(RECIPES[options.size].scaled(options.steps), options.settings)
         parts = Parts.of(options.size, options.parts)
+        _ = recipe.connect.at_once, recipe.instruct.at_once  # what cannot be is refused before anything is trained
         sketch = parts.sketch(**recipe.fields())
         if "keep_side" in options.settings:
             _check_fewer(recipe, sketch)
@@ -225,7 +208,7 @@ class FourierVLM(Paper):
             objective = NextWord(model, recipe.pixels(model))
 
             def stage(name: str, lesson: Lesson, sources: list[tuple[Source, float]], *trainable: str) -> Stage:
-                packer = Packer(builder, lesson.rows // lesson.accumulate, recipe.row_length, pad_id=parts.pad_id)
+                packer = Packer(builder, lesson.at_once, recipe.row_length, pad_id=parts.pad_id)
                 loader = Loader(
                     Mixture(sources), packer, seed=options.seed, rank=trainer.rank, world_size=trainer.world,
                     workers=options.workers or 0,

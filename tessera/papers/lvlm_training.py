@@ -30,6 +30,7 @@ from tessera.models.adapters import add_lora, merge_adapters
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.models.lvlm.language import read_language_model
 from tessera.papers.settings import check_roles
+from tessera.train.optim import Optimiser
 from tessera.vision.registry import create
 from tessera.zoo.foundation import read_tokenizer
 from tessera.zoo.parts import locate, quiet
@@ -70,6 +71,27 @@ TRAINING = (  # what `tessera show` says of the fields of `Learning`
     " lora.alpha and lora.dropout are the adapters', which are merged into the saved weights",
     "--set tiles=4 cuts pictures that are larger or of another shape into up to four tiles, and so they are read after",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How long a stage is, and what an update reads.
+
+    Args:
+        rows: packed rows of one update, of all processes together, read in `accumulate` parts.
+    """
+
+    steps: int
+    rows: int
+    accumulate: int = 1
+    optimiser: Optimiser
+
+    @property
+    def at_once(self) -> int:
+        """Rows that are read at once, by all processes together. Raises UserError where they are no whole number."""
+        if self.accumulate < 1 or self.rows % self.accumulate:
+            raise UserError(f"{self.rows} rows do not divide into {self.accumulate} parts; change one of them")
+        return self.rows // self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)

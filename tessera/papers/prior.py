@@ -25,7 +25,7 @@ from tessera.models.adapters import add_lora
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.objectives.importance import Importance
 from tessera.papers.figures import Figure
-from tessera.papers.lvlm_training import MINI_LORA, RATES, TRAINING, Learning, Parts, open_captions
+from tessera.papers.lvlm_training import MINI_LORA, RATES, TRAINING, Learning, Lesson, Parts, open_captions
 from tessera.papers.prior_study import headline
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
@@ -50,29 +50,11 @@ HLVLM, EXAMPLE = "llava-1.5-7b", "worked-example"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Learning):
-    """Two references, then the pre-training of the connector and of what else learns.
-
-    Args:
-        rows: packed rows of one update, of all processes together, read in `accumulate` parts.
-    """
+class Recipe(Learning, Lesson):
+    """Two references, then the pre-training of the connector and of what else learns."""
 
     importance: Importance = Importance()
     reference: Reference
-    steps: int
-    rows: int
-    accumulate: int = 1
-    optimiser: Optimiser
-
-    def checked(self) -> Recipe:
-        """The recipe itself.
-
-        Raises:
-            UserError: the rows do not divide into as many parts.
-        """
-        if self.accumulate < 1 or self.rows % self.accumulate:
-            raise UserError(f"{self.rows} rows do not divide into {self.accumulate} parts; change one of them")
-        return self
 
     def scaled(self, steps: int | None) -> Recipe:
         """`steps` updates in all, shared among the three stages in the same proportion, one at least for each."""
@@ -171,8 +153,9 @@ class Prior(Paper):
 
     def train(self, options: TrainOptions) -> Path:
         """Score the captions blind, then pre-train with them weighed; the model goes to `options.out`/model."""
-        recipe = change(RECIPES[options.size].scaled(options.steps), options.settings).checked()
+        recipe = change(RECIPES[options.size].scaled(options.steps), options.settings)
         parts = Parts.of(options.size, options.parts)
+        _ = recipe.at_once  # what cannot be is refused before anything is trained
         recipe.check(parts.sketch(**recipe.fields()))
         drawn: Any = ScenesWorld(train_pictures=PICTURES)
         sources = open_captions(options.data, drawn)
@@ -228,7 +211,7 @@ def _pretraining(
     options: TrainOptions, trainer: Trainer,
 ) -> Stage:  # fmt: skip
     builder = parts.builder(recipe.places(model), recipe.row_length)
-    packer = Packer(builder, recipe.rows // recipe.accumulate, recipe.row_length, pad_id=parts.pad_id)
+    packer = Packer(builder, recipe.at_once, recipe.row_length, pad_id=parts.pad_id)
     loader = Loader(
         captions.mixture, ScoredPacker(packer, scores), seed=options.seed, rank=trainer.rank, world_size=trainer.world,
         workers=options.workers or 0,

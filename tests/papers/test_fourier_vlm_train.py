@@ -77,8 +77,10 @@ def test_recipes_are_shortened_in_proportion_and_refuse_parts_that_do_not_divide
     assert [(one.connect.steps, one.instruct.steps) for one in (RECIPES["mini"].scaled(n) for n in (2, 40, None))] == [
         (1, 1), (6, 34), (60, 340)
     ]  # fmt: skip
+    recipe = change(RECIPES["mini"], {"connect.accumulate": "3", "connect.rows": "9"})  # in any order
+    assert recipe.connect.at_once == 3
     with pytest.raises(UserError, match="9 rows do not divide into 2 parts"):
-        change(RECIPES["mini"], {"connect.rows": "9", "connect.accumulate": "2"})
+        _ = change(recipe, {"connect.accumulate": "2"}).connect.at_once
 
 
 def test_more_tokens_than_there_are_are_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,7 @@ def test_captions_that_all_lack_a_picture_are_refused(tmp_path: Path, capsys: py
         ("prior", ["reference.rank=-1"], "the rank of adapters is -1"),
         ("fourier-vlm", ["language=loar"], "language cannot be 'loar'; did you mean 'lora'"),
         ("fourier-vlm", ["keep_side=30"], "more tokens are asked for than there are"),
+        ("fourier-vlm", ["instruct.accumulate=3"], "2 rows do not divide into 3 parts; change one of them"),
         ("fourier-vlm", ["row_length=4"], "a picture takes up to 4 positions and a row has 4"),
     ],
 )
