@@ -54,7 +54,8 @@ def farthest(keys: Tensor, number: int, first: Tensor) -> tuple[Tensor, Tensor]:
     """`first` and then, one by one, the token least like all taken before, until there are `number`.
 
     Each step depends on the one before, hence the loop; the rows that it compares are those that are given back, so
-    that M N D multiply-adds are all there is.
+    that M N D multiply-adds are all there is. Where gradients are asked for the rows are computed once more, together:
+    through the loop they would be added up over all keys M times.
 
     Args:
         keys: [B, N, D] of length 1.
@@ -63,12 +64,14 @@ def farthest(keys: Tensor, number: int, first: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Centres [B, M] in the order of their places, and their rows of similarity [B, M, N].
     """
-    across = keys.transpose(1, 2)
-    chosen, rows = [first], [torch.bmm(take(keys, first), across)]
-    closest = rows[0].detach().amax(1).scatter(1, first, float("inf"))
+    across = keys.detach().transpose(1, 2)
+    chosen, rows = [first], [torch.bmm(take(keys.detach(), first), across)]
+    closest = rows[0].amax(1).scatter(1, first, float("inf"))
     for _ in range(number - first.shape[1]):
         chosen.append(closest.argmin(1, keepdim=True))
-        rows.append(torch.bmm(take(keys, chosen[-1]), across))
-        closest = torch.maximum(closest, rows[-1].detach()[:, 0]).scatter(1, chosen[-1], float("inf"))
+        rows.append(torch.bmm(take(keys.detach(), chosen[-1]), across))
+        closest = torch.maximum(closest, rows[-1][:, 0]).scatter(1, chosen[-1], float("inf"))
     index, order = torch.cat(chosen, 1).sort(1)
+    if torch.is_grad_enabled() and keys.requires_grad:
+        return index, torch.bmm(take(keys, index), keys.transpose(1, 2))
     return index, take(torch.cat(rows, 1), order)

@@ -51,6 +51,7 @@ class Race:
         counted: the peer's multiply-adds over ours, where they differ.
         ceiling: the machine's best at this work and its multiply-adds; by default one large product.
         follows: what is measured of the race's row, in rows of their own.
+        rounds: at most so many, where one of them takes long.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Race:
     counted: float = 1.0
     ceiling: tuple[Callable[[], object], float] | None = None
     follows: Callable[[Mapping[str, Any]], Iterable[Measure]] = _nothing
+    rounds: int = ROUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
         for _ in range(WARM):
             way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds):
+    for number in range(min(rounds, race.rounds)):
         for name in sorted(ways, reverse=bool(number % 2)):  # turn and turn about, so that no one always comes first
             seconds[name].append(timed(ways[name], device))
     speeds = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]

@@ -1,7 +1,11 @@
 """Races of models with fewer tokens against the same models with all: time saved beside multiply-adds saved, where
 they are used (a forward pass) and where they are trained (a backward pass after it).
 
-DeiT-S, and one decoder layer of LLaVA-1.5-7B that reads 576 visual tokens before its text.
+Every reducer of `tessera.reduce` runs in DeiT-S, and inside a language model: one decoder layer reads 576 visual tokens
+before its text, or what the reducer leaves of them behind the layer before, as `tessera.models.lvlm.inside` does. That
+is a quarter, but for ToMe, which merges at most half in one step and so leaves half. Layers are alike, so that one
+stands for all that read what is left. A layer of LLaVA-1.5-7B is raced in use with every reducer, in training, where a
+round takes many seconds, with two of them; training with every reducer is raced in a layer of TinyLlama-1.1B.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from tessera.models.reduced_vit import ReducedViT
-from tessera.reduce.base import Reducer
+from tessera.reduce.base import Reducer, mean_importance
 from tessera.reduce.registry import create
 from tessera.study.bench import Race
 from tessera.study.counting import macs
@@ -24,18 +28,25 @@ from tessera.vision.registry import create as create_backbone
 from tessera.vision.vit import PlainViT
 
 LEAST, AIM = 1.3, 1.5  # 0.65 of the tokens three times; the abstract of 2506.05709 says 1.5 times as fast
-SHARE = 0.8  # of the counted gain that a prefill's must reach
+SHARE = 0.8  # of the counted gain that a language model's layer must reach
 SIDE = 224
 KEEP = 0.65
 # Rows that sum to 1, as a model that was trained without them expects.
 REDUCERS: dict[str, dict[str, Any]] = {
     "random": {}, "prune": {}, "evit": {}, "tome": {}, "nearest": {}, "pool": {}, "dct": {"norm": "mean"},
-    "row": {}, "column": {},
+    "row": {}, "column": {}, "projection": {},
 }  # fmt: skip
-LLAVA = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_hidden_layers=1)
-GRID, LEFT, TEXT = (24, 24), 144, 64  # visual tokens of CLIP ViT-L/14 at 336 pixels, a quarter of them, words
-KEY_WIDTH = 64  # of the vision tower's keys, mean over heads
-PREFILL = ("dct", "column")
+LAYERS = {
+    "LLaVA-1.5-7B": LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_hidden_layers=1),
+    "TinyLlama-1.1B": LlamaConfig(
+        hidden_size=2048, intermediate_size=5632, num_attention_heads=32, num_key_value_heads=4, num_hidden_layers=1
+    ),
+}
+LARGE, SMALL = LAYERS
+GRID, TEXT = (24, 24), 64  # visual tokens of CLIP ViT-L/14 at 336 pixels, words
+LEFT, HALF = 144, {"tome": 288}
+TRAINED = ("dct", "column")  # in the large layer: the cheapest to compute on a grid, and the paper's own
+ROUNDS = 5  # of a layer
 
 
 def _running(way: Callable[[], Tensor], model: nn.Module, device: torch.device, train: bool) -> Callable[[], Tensor]:
@@ -78,7 +89,7 @@ def vit_race(name: str, plain: PlainViT, pictures: Tensor, train: bool = False) 
     )  # fmt: skip
 
 
-class Prefill(nn.Module):
+class Layer(nn.Module):
     """One decoder layer over visual tokens, reduced to `left` of them where there is a reducer, and text after them."""
 
     def __init__(self, config: LlamaConfig, reducer: Reducer | None = None, left: int = LEFT) -> None:
@@ -86,10 +97,15 @@ class Prefill(nn.Module):
         self.layer, self.rotary = LlamaDecoderLayer(config, 0), LlamaRotaryEmbedding(config)
         self.reducer, self.left = reducer, left
 
-    def forward(self, visual: Tensor, keys: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Visual tokens [B, N, C] of a grid with the keys [B, N, D] of the tower, and text [B, L, C]."""
+    def forward(self, visual: Tensor, text: Tensor, q: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
+        """States of visual tokens [B, N, C] of a grid, which are compared by themselves, and of text [B, L, C].
+
+        Args:
+            q, k: [B, H, N, D], of the layer before, where a reducer asks how important tokens are.
+        """
         if self.reducer is not None:
-            visual = self.reducer(visual, self.left, keys=keys, grid=grid).tokens
+            importance = mean_importance(q, k) if "importance" in self.reducer.reads else None
+            visual = self.reducer(visual, self.left, importance=importance, grid=grid).tokens
         hidden = torch.cat([visual, text], 1)
         places = torch.arange(hidden.shape[1], device=hidden.device)[None]
         turned = self.rotary(hidden, places)
@@ -97,46 +113,49 @@ class Prefill(nn.Module):
         return found[0] if isinstance(found, tuple) else found
 
 
-def prefill_race(
+def layer_race(
     name: str,
     device: torch.device,
-    config: LlamaConfig = LLAVA,
+    layer: str = LARGE,
     grid: tuple[int, int] = GRID,
     left: int = LEFT,
     train: bool = False,
 ) -> Race:
-    """One layer's prefill with fewer visual tokens, the reduction included, against the same with all."""
+    """One layer with fewer visual tokens, the reduction included, against the same with all.
+
+    In training states have gradients too, as layers before them learn.
+    """
+    config = LAYERS[layer]
     config._attn_implementation = "sdpa"
-    full = Prefill(config).to(device, _dtype(device)).eval()
+    full = Layer(config).to(device, _dtype(device)).eval()
     ours = copy.copy(full)  # with the same layer
     ours.reducer, ours.left = create(name, **REDUCERS[name]), left
     tokens = grid[0] * grid[1]
 
     def inputs(place: torch.device) -> dict[str, Any]:
-        sizes = {
-            "visual": (tokens, config.hidden_size),
-            "keys": (tokens, KEY_WIDTH),
-            "text": (TEXT, config.hidden_size),
-        }
+        heads = (config.num_attention_heads, tokens, config.hidden_size // config.num_attention_heads)
+        sizes = {"visual": (tokens, config.hidden_size), "text": (TEXT, config.hidden_size), "q": heads, "k": heads}
         made = {key: torch.randn(1, *size, device=place, dtype=_dtype(device)) for key, size in sizes.items()}
         return {**made, "grid": grid}
 
     with torch.device("meta"):
-        laid = [Prefill(config), Prefill(config, ours.reducer, left)]
+        laid = [Layer(config), Layer(config, ours.reducer, left)]
         costs = [macs(model.to(_dtype(device)), inputs(torch.device("meta"))) for model in laid]
     given, counted = inputs(device), costs[0] / costs[1]
+    for states in (given["visual"], given["text"]):
+        states.requires_grad_(train)
     return Race(
-        name=_named(f"{name}, {tokens} to {left} visual tokens, one layer of LLaVA-1.5-7B", train),
+        name=_named(f"{name}, {tokens} to {left} visual tokens, one layer of {layer}", train),
         peer="the same with all tokens",
         ours=_running(lambda: ours(**given), ours, device, train),
         theirs=_running(lambda: full(**given), full, device, train),
         macs=float(costs[1] * (3 if train else 1)), dtype=_dtype(device), least=SHARE * counted, aim=counted,
-        counted=counted,
+        counted=counted, rounds=ROUNDS,
     )  # fmt: skip
 
 
 def races(device: torch.device) -> Iterator[Race]:
-    """Every reducer in DeiT-S, then prefills; each in use and in training."""
+    """Every reducer in DeiT-S, then in a language model's layers; each in use and in training."""
     plain = create_backbone("vit-s16").eval()
     nn.Module.to(plain, device)  # as model.to, whose own types a checker cannot follow
     assert isinstance(plain, PlainViT)
@@ -145,6 +164,9 @@ def races(device: torch.device) -> Iterator[Race]:
         for train in (False, True):
             yield vit_race(name, plain, pictures, train)
     del plain
-    for name in PREFILL:
-        for train in (False, True):
-            yield prefill_race(name, device, train=train)
+    for name in REDUCERS:
+        yield layer_race(name, device, left=HALF.get(name, LEFT))
+    for name in REDUCERS:
+        yield layer_race(name, device, SMALL, left=HALF.get(name, LEFT), train=True)
+    for name in TRAINED:
+        yield layer_race(name, device, left=LEFT, train=True)

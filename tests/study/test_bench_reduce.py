@@ -10,13 +10,16 @@ import torch
 from transformers import LlamaConfig
 
 from tessera.cli import main
+from tessera.reduce import REDUCERS as LIBRARY
 from tessera.study import bench, bench_reduce
 from tessera.study.bench import run
-from tessera.study.bench_reduce import REDUCERS, prefill_race, vit_race
+from tessera.study.bench_reduce import HALF, REDUCERS, layer_race, vit_race
 from tessera.vision.registry import create
 
 CPU = torch.device("cpu")
-TINY = LlamaConfig(hidden_size=64, intermediate_size=128, num_attention_heads=2, num_hidden_layers=1)
+TINY = LlamaConfig(
+    hidden_size=64, intermediate_size=128, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1
+)
 
 
 @pytest.fixture
@@ -43,14 +46,51 @@ def test_in_training_both_sides_of_a_reducer_s_race_have_gradients(name: str, pl
     assert race.ours().requires_grad and race.ours().shape == (2, 24)
 
 
-@pytest.mark.parametrize("name", bench_reduce.PREFILL)
-def test_a_prefill_s_race_has_fewer_visual_tokens_and_as_much_text(name: str) -> None:
-    race = prefill_race(name, CPU, TINY, grid=(4, 4), left=4)
-    assert race.ours().shape == (1, 4 + bench_reduce.TEXT, 64)
+def test_every_reducer_of_the_library_is_raced() -> None:
+    assert list(REDUCERS) == list(LIBRARY)
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_a_layer_s_race_has_fewer_visual_tokens_and_as_much_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_reduce.LAYERS, "tiny", TINY)
+    left = 8 if name in HALF else 4
+    race = layer_race(name, CPU, "tiny", grid=(4, 4), left=left)
+    assert race.ours().shape == (1, left + bench_reduce.TEXT, 64)
     assert race.theirs().shape == (1, 16 + bench_reduce.TEXT, 64)
-    assert race.counted > 1.1 and race.least == 0.8 * race.counted
-    trained = prefill_race(name, CPU, TINY, grid=(4, 4), left=4, train=True)
+    assert race.counted > 1.05 and race.least == 0.8 * race.counted
+    assert not race.ours().requires_grad
+    trained = layer_race(name, CPU, "tiny", grid=(4, 4), left=left, train=True)
     assert trained.ours().requires_grad and trained.theirs().requires_grad
+    assert (trained.counted, trained.macs) == (race.counted, 3 * race.macs)
+
+
+def test_what_chooses_by_importance_counts_the_map_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_reduce.LAYERS, "tiny", TINY)
+    random, prune = (layer_race(name, CPU, "tiny", grid=(4, 4), left=4).macs for name in ("random", "prune"))
+    assert prune - random == 16 * 16 * 64
+
+
+def test_each_reducer_is_raced_in_use_and_in_training_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("vit_race", "layer_race"):
+        monkeypatch.setattr(bench_reduce, kind, lambda *given, kind=kind, **named: (kind, given, named))
+    seen = {
+        (kind, name, named.get("train", given[-1] is True))
+        for kind, given, named in bench_reduce.races(CPU)
+        for name in REDUCERS
+        if name in given
+    }
+    assert len(seen) == 4 * len(REDUCERS)
+
+
+def test_rounds_are_cut_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "PRODUCT", {"cpu": 16})
+    runs: list[int] = []
+    race = bench.Race(
+        name="a", peer="b", ours=lambda: runs.append(0), theirs=int, macs=1.0, dtype=torch.float32, least=0.9, aim=1.5,
+        rounds=2,
+    )  # fmt: skip
+    run(race, CPU)
+    assert len(runs) == bench.WARM + 2
 
 
 def test_the_command_writes_the_gain_in_time_beside_that_in_multiply_adds(
