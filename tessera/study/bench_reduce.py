@@ -113,22 +113,25 @@ class Layer(nn.Module):
         return found[0] if isinstance(found, tuple) else found
 
 
+def open_layer(name: str, device: torch.device) -> Layer:
+    """One of LAYERS with new weights, without a reducer."""
+    config = LAYERS[name]
+    config._attn_implementation = "sdpa"
+    return Layer(config).to(device, _dtype(device)).eval()
+
+
 def layer_race(
-    name: str,
-    device: torch.device,
-    layer: str = LARGE,
-    grid: tuple[int, int] = GRID,
-    left: int = LEFT,
-    train: bool = False,
+    name: str, layer: str, full: Layer, grid: tuple[int, int] = GRID, left: int = LEFT, train: bool = False
 ) -> Race:
     """One layer with fewer visual tokens, the reduction included, against the same with all.
 
     In training states have gradients too, as layers before them learn.
+
+    Args:
+        full: `layer` of LAYERS, as `open_layer` gives it.
     """
-    config = LAYERS[layer]
-    config._attn_implementation = "sdpa"
-    full = Layer(config).to(device, _dtype(device)).eval()
-    ours = copy.copy(full)  # with the same layer
+    config, device = LAYERS[layer], next(full.parameters()).device
+    ours = copy.copy(full)  # with the same weights
     ours.reducer, ours.left = create(name, **REDUCERS[name]), left
     tokens = grid[0] * grid[1]
 
@@ -164,9 +167,11 @@ def races(device: torch.device) -> Iterator[Race]:
         for train in (False, True):
             yield vit_race(name, plain, pictures, train)
     del plain
+    full = open_layer(LARGE, device)
     for name in REDUCERS:
-        yield layer_race(name, device, left=HALF.get(name, LEFT))
-    for name in REDUCERS:
-        yield layer_race(name, device, SMALL, left=HALF.get(name, LEFT), train=True)
+        yield layer_race(name, LARGE, full, left=HALF.get(name, LEFT))
     for name in TRAINED:
-        yield layer_race(name, device, left=LEFT, train=True)
+        yield layer_race(name, LARGE, full, left=HALF.get(name, LEFT), train=True)
+    full = open_layer(SMALL, device)
+    for name in REDUCERS:
+        yield layer_race(name, SMALL, full, left=HALF.get(name, LEFT), train=True)

@@ -13,7 +13,7 @@ from tessera.cli import main
 from tessera.reduce import REDUCERS as LIBRARY
 from tessera.study import bench, bench_reduce
 from tessera.study.bench import run
-from tessera.study.bench_reduce import HALF, REDUCERS, layer_race, vit_race
+from tessera.study.bench_reduce import HALF, REDUCERS, layer_race, open_layer, vit_race
 from tessera.vision.registry import create
 
 CPU = torch.device("cpu")
@@ -53,24 +53,26 @@ def test_every_reducer_of_the_library_is_raced() -> None:
 @pytest.mark.parametrize("name", REDUCERS)
 def test_a_layer_s_race_has_fewer_visual_tokens_and_as_much_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench_reduce.LAYERS, "tiny", TINY)
-    left = 8 if name in HALF else 4
-    race = layer_race(name, CPU, "tiny", grid=(4, 4), left=left)
+    left, full = 8 if name in HALF else 4, open_layer("tiny", CPU)
+    race = layer_race(name, "tiny", full, grid=(4, 4), left=left)
     assert race.ours().shape == (1, left + bench_reduce.TEXT, 64)
     assert race.theirs().shape == (1, 16 + bench_reduce.TEXT, 64)
     assert race.counted > 1.05 and race.least == 0.8 * race.counted
     assert not race.ours().requires_grad
-    trained = layer_race(name, CPU, "tiny", grid=(4, 4), left=left, train=True)
+    trained = layer_race(name, "tiny", full, grid=(4, 4), left=left, train=True)
     assert trained.ours().requires_grad and trained.theirs().requires_grad
     assert (trained.counted, trained.macs) == (race.counted, 3 * race.macs)
 
 
 def test_what_chooses_by_importance_counts_the_map_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench_reduce.LAYERS, "tiny", TINY)
-    random, prune = (layer_race(name, CPU, "tiny", grid=(4, 4), left=4).macs for name in ("random", "prune"))
+    full = open_layer("tiny", CPU)
+    random, prune = (layer_race(name, "tiny", full, grid=(4, 4), left=4).macs for name in ("random", "prune"))
     assert prune - random == 16 * 16 * 64
 
 
 def test_each_reducer_is_raced_in_use_and_in_training_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_reduce, "open_layer", lambda *given: None)
     for kind in ("vit_race", "layer_race"):
         monkeypatch.setattr(bench_reduce, kind, lambda *given, kind=kind, **named: (kind, given, named))
     seen = {
