@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -41,28 +43,46 @@ def linear_probe(
     if len(names) < 2:
         raise UserError("a probe needs two classes or more in its training set")
     mean, deviation = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-    weight = _fit(torch.from_numpy((x - mean) / deviation), torch.from_numpy(y), len(names), decay, steps)
+    labels = torch.from_numpy(y)
+    weight = linear_fit(
+        torch.from_numpy((x - mean) / deviation), len(names), lambda out: functional.cross_entropy(out, labels),
+        decay=decay, steps=steps,
+    )  # fmt: skip
     logits = _with_one(torch.from_numpy((unseen - mean) / deviation)) @ weight
     said = names[logits.argmax(dim=1).numpy()]
     return exact_binomial(int((said == truth).sum()), len(truth))
 
 
-def _with_one(x: torch.Tensor) -> torch.Tensor:
-    return torch.cat([x, torch.ones(len(x), 1)], dim=1)
+def linear_fit(
+    x: torch.Tensor,
+    outputs: int,
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    decay: float = 1e-3,
+    steps: int = 100,
+) -> torch.Tensor:
+    """Weights [d + 1, outputs] of the linear layer on features float [n, d] that L-BFGS finds from zeros; the last row
+    is the bias, which does not decay.
 
-
-def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, decay: float, steps: int) -> torch.Tensor:
-    """Weights [d + 1, classes]; the last row is the bias, which does not decay."""
-    weight = torch.zeros(x.shape[1] + 1, classes, requires_grad=True)
+    Args:
+        loss: of what the layer gives for all features, [n, outputs].
+        decay: weight of half the squared weights beside it.
+        steps: at most so many.
+    """
+    weight = torch.zeros(x.shape[1] + 1, outputs, requires_grad=True)
     optimiser = torch.optim.LBFGS([weight], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
     inputs = _with_one(x)
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = functional.cross_entropy(inputs @ weight, y) + decay / 2 * weight[:-1].square().sum()
-        loss.backward()
-        return loss
+        found = loss(inputs @ weight) + decay / 2 * weight[:-1].square().sum()
+        found.backward()
+        return found
 
     with torch.enable_grad():
         optimiser.step(closure)
     return weight.detach()
+
+
+def _with_one(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, torch.ones(len(x), 1)], dim=1)

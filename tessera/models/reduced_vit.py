@@ -7,6 +7,7 @@ Legend: B pictures, N patches, M tokens that are left, C width.
 """
 
 # No `from __future__ import annotations` here: the field checks of huggingface_hub skip annotations that are strings.
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from transformers import AutoConfig, AutoModel
 from tessera.errors import UserError, reason
 from tessera.layers.encoder import EncoderBlock
 from tessera.reduce.base import Reducer, Reduction, class_importance
+from tessera.reduce.grids import nearest_places
+from tessera.reduce.maps import take
 from tessera.reduce.registry import create
 from tessera.reduce.schedule import Schedule
 from tessera.vision.base import VisionOutput
@@ -33,8 +36,9 @@ class ReducedViTConfig(PlainViTConfig):
         reducer_options: of it.
         reduce_blocks, keep, number, remove: see `Schedule`.
         proportional: add the logarithms of the tokens' sizes to the attention scores (Bolya et al. 2023).
-        unreduce: put tokens back on the picture's grid at the end, each reading the outputs that it went into; else
-            `tokens` are the M that are left, on a grid of 1 x M where they lie on none.
+        unreduce: put tokens back on the picture's grid at the end, each reading the outputs that it went into, or where
+            the reducer drops it the nearest kept one on the grid, since a head that has only seen tokens can do nothing
+            with zeros; else `tokens` are the M that are left, on a grid of 1 x M where they lie on none.
     """
 
     model_type = "tessera-vit-reduced"
@@ -169,12 +173,21 @@ class ReducedViT(PlainViT):
         x = self.norm(x)
         tokens = x[:, 1:]
         if self.config.unreduce:
-            for reduction in reversed(reductions):
-                tokens = reduction.expand(tokens)
-            grid = whole
+            tokens, grid = self._put_back(tokens, reductions, whole), whole
         return VisionOutput(
             tokens, grid or (1, tokens.shape[1]), x[:, 0], tuple(states) if output_hidden_states else None
         )
+
+    def _put_back(self, tokens: Tensor, reductions: Sequence[Reduction], grid: tuple[int, int]) -> Tensor:
+        """Tokens [B, M, C] on the grid that the first reduction took them from, [B, N, C]."""
+        if self.reducer.drops and reductions:
+            first, *others = [one.centres for one in reductions if one.centres is not None]
+            for centres in others:
+                first = first.gather(1, centres)
+            return take(tokens, nearest_places(first, grid))
+        for reduction in reversed(reductions):
+            tokens = reduction.expand(tokens)
+        return tokens
 
     def _bias(self, sizes: Tensor) -> Tensor | None:
         """Logarithms of sizes [B, M] behind a 0 for the class token, [B, 1 + M]; None where they are not asked for."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tessera.data.dense import DenseScenes, Task
 from tessera.data.labelled import ClassesWorld, open_labelled
 from tessera.data.readers.classes import TASK
 from tessera.data.readers.digits import open_digits
 from tessera.data.readers.omniglot import open_omniglot
-from tessera.data.sample import Sample, pair
+from tessera.data.sample import Dense, Image, Sample, pair
 from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.graph import SHAPES, SIZE
 from tessera.data.worlds.scenes.world import ScenesWorld
@@ -22,6 +23,7 @@ from tessera.papers.registry import say
 from tessera.study.design import Study
 from tessera.study.engine import WORK, run
 
+DENSE: Task = "segmentation"
 OFF = 5  # pixels that an object may lie off the middle of a close-up, each way
 
 
@@ -58,15 +60,17 @@ class _ShapesSource:
 
 class CloseUps(Shapes):
     """Drawn shapes from near: the `side` x `side` pixels around the object of a scene, which lies up to OFF pixels off
-    their middle each way."""
+    their middle each way; with its class ("classes") or with the class of every pixel ("segmentation")."""
 
     def __init__(self, train_pictures: int, heldout_pictures: int, side: int) -> None:
         super().__init__(train_pictures, heldout_pictures)
-        self.side = side
+        self.tasks = (TASK, DENSE)
+        self.side, self.pixel_classes = side, DenseScenes(DENSE, self.world).classes
 
     def source(self, task: str, split: Split = "train") -> Source:
-        """The samples of one split; there is one task."""
-        return _CloseUps(f"{self.name} from near/{split}", super().source(task, split), self.world, split, self.side)
+        """The samples of one split, the same pictures for both tasks."""
+        whole = self.world.source(DENSE, split) if task == DENSE else super().source(task, split)
+        return _CloseUps(f"{self.name} from near/{split}", whole, self.world, split, self.side)
 
 
 @dataclass
@@ -85,6 +89,10 @@ class _CloseUps:
         off = np.random.default_rng(index).integers(-OFF, OFF + 1, 2)
         left, top = (int(edge) for edge in np.clip(np.rint([thing.x, thing.y]) - side // 2 + off, 0, SIZE - side))
         near = sample.images[0].pil().crop((left, top, left + side, top + side))
+        for target in sample.segments:
+            if isinstance(target, Dense):
+                masks = target.values[:, top : top + side, left : left + side]
+                return replace(sample, segments=(Image(near, learned=False), replace(target, values=masks)))
         return pair(near, sample.text, id=sample.id)
 
     def fingerprint(self) -> str:

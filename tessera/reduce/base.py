@@ -117,11 +117,13 @@ class Reducer(ABC):
     Attributes:
         name: in the registry.
         expands: whether there is a P, so that outputs can be put back in the places of the tokens.
+        drops: whether tokens are lost, of which no output tells; those kept stand at their centres.
         needs_grid: whether the tokens must lie on a grid.
     """
 
     name: ClassVar[str]
     expands: ClassVar[bool] = True
+    drops: ClassVar[bool] = False
     needs_grid: ClassVar[bool] = False
 
     @property

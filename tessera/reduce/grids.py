@@ -33,6 +33,17 @@ def scaled_grid(grid: tuple[int, int], ratio: float) -> tuple[int, int]:
     return max(int(grid[0] * ratio), 1), max(int(grid[1] * ratio), 1)
 
 
+def nearest_places(places: Tensor, grid: tuple[int, int]) -> Tensor:
+    """For every place of a grid (h, w) the nearest of some places int64 [B, M], as their numbers 0 to M - 1, int64
+    [B, h * w]; of those equally near the first. So a map is filled up whose other places were lost."""
+    rows, columns = (
+        torch.arange(grid[0] * grid[1], device=places.device).div(grid[1], rounding_mode="floor"),
+        torch.arange(grid[0] * grid[1], device=places.device) % grid[1],
+    )
+    apart = (rows[:, None] - rows).square() + (columns[:, None] - columns).square()
+    return apart[places].argmin(1)
+
+
 def averages(kept: int, side: int) -> Tensor:
     """[kept, side]: means over the windows of adaptive average pooling, which overlap where sides do not divide."""
     places = torch.arange(side, device="cpu")

@@ -29,6 +29,7 @@ class Prune(Reducer):
     """The M most important tokens, in their order; the others are lost."""
 
     name = "prune"
+    drops = True
 
     @property
     def reads(self) -> frozenset[str]:
@@ -45,6 +46,7 @@ class RandomDrop(Reducer):
     """M tokens at places drawn with a seed, the same for all examples, so that none depends on those beside it."""
 
     name = "random"
+    drops = True
     seed: int = 0
 
     def plan(self, seen: Seen, number: int) -> Plan:

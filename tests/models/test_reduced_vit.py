@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import ViTConfig as PublishedConfig
 from tessera.errors import UserError
 from tessera.models.classifier import ImageClassifier
 from tessera.models.reduced_vit import ReducedViT
-from tessera.reduce import REDUCERS
+from tessera.reduce import REDUCERS, Reduction
 from tessera.study.counting import macs
 from tessera.vision.registry import create
 from tessera.vision.vit import PlainViT
@@ -126,6 +127,32 @@ def test_tokens_are_those_that_are_left_or_lie_on_the_picture_s_grid_again(pictu
             assert torch.equal(back.pooled, found.pooled)
     with pytest.raises(UserError, match="'row' made cannot be put back on the grid"):
         ReducedViT.over(model, reducer="row", unreduce=True)
+
+
+@pytest.mark.light("token-transforming", "exact")
+@pytest.mark.parametrize("name", ["prune", "random"])
+@torch.no_grad()
+def test_a_dropped_place_reads_the_nearest_kept_token_on_the_grid(name: str, pictures: Tensor) -> None:
+    model = plain()
+    short, back = (ReducedViT.over(model, reducer=name, keep=0.6, unreduce=unreduce) for unreduce in (False, True))
+    reductions: list[Reduction] = []
+    usual = type(short.reducer).__call__
+
+    def noting(*given: Any, **named: Any) -> Reduction:
+        reductions.append(usual(*given, **named))
+        return reductions[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(short.reducer), "__call__", noting)
+        held = short(pictures).tokens
+    found = back(pictures).tokens
+    for row in range(2):
+        places = torch.arange(64)
+        for one in reductions:
+            places = places[one.centres[row]]
+        for place in range(64):
+            apart = [(place // 8 - int(at) // 8) ** 2 + (place % 8 - int(at) % 8) ** 2 for at in places]
+            assert torch.equal(found[row, place], held[row, apart.index(min(apart))])
 
 
 @pytest.mark.light("token-transforming", "exact")

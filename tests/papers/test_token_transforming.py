@@ -17,11 +17,28 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from tessera.cli import main
 from tessera.errors import UserError
 from tessera.papers.figures import beside
-from tessera.papers.pictures import CloseUps
+from tessera.papers.pictures import CloseUps, Shapes
 from tessera.papers.registry import get
 from tessera.papers.token_transforming import LLAVA
-from tessera.papers.token_transforming_study import ARMS, KEEPS, MEAN_KL, SIZE, Bench, accuracy_at, divergence, headline
+from tessera.papers.token_transforming_measures import PixelHead, lost, meetings, unexplained
+from tessera.papers.token_transforming_study import (
+    ARMS,
+    CHANGED,
+    IOU,
+    KEEPS,
+    MEAN_KL,
+    SIZE,
+    SMALL_KEEPS,
+    Bench,
+    accuracy_at,
+    changed_at,
+    divergence,
+    headline,
+    iou_at,
+    lost_at,
+)
 from tessera.papers.token_transforming_study import kl_at as kl
+from tessera.reduce import create
 from tessera.study.classifying import METRIC, Budget, Lesson
 from tessera.study.engine import run
 
@@ -179,9 +196,9 @@ def test_a_mistake_is_one_sentence_before_anything_is_written(
     line: str, sentence: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "CVT" in line:
-        from tessera.vision.registry import create
+        from tessera.vision.registry import create as backbone
 
-        create("cvt-mini").save_pretrained(tmp_path / "cvt")
+        backbone("cvt-mini").save_pretrained(tmp_path / "cvt")
     words = line.replace("FULL", str(trained / "full")).replace("CVT", str(tmp_path / "cvt")).split()
     assert main(["train", SLUG, "--out", str(tmp_path / "run"), *words]) == 2
     said = capsys.readouterr().err
@@ -196,13 +213,16 @@ def test_the_study_judges_every_arm_on_one_model_a_seed_and_goes_on_where_it_was
     result = run(headline(tmp_path, TINY), 3, out=tmp_path / "result.json", work=tmp_path)
     assert list(result["arms"]) == list(ARMS)
     assert result["budget"]["equal"]
-    assert set(result["arms"]["full"]["metrics"]) == {METRIC}
+    assert set(result["arms"]["full"]["metrics"]) == {METRIC, IOU}
     names = {MEAN_KL, *map(kl, KEEPS), *map(accuracy_at, KEEPS)}
+    pixels = {IOU, CHANGED, *map(iou_at, KEEPS), *map(changed_at, KEEPS)}
     for name in ARMS.keys() - {"full"}:
         metrics = result["arms"][name]["metrics"]
-        assert set(metrics) == names
+        once = [lost_at(keep) for keep in SMALL_KEEPS if name != "tome" or keep == 0.5]
+        assert set(metrics) == {*names, *once, *(pixels if name != "row" else ())}
         assert metrics[MEAN_KL]["value"] > 0
-    assert len(result["claims"]) == 8
+        assert all(0 < metrics[one]["value"] < 1 for one in once)
+    assert len(result["claims"]) == 15
     assert all(claim["arm"] == "column" for claim in result["claims"])
     assert len(list((tmp_path / "models").iterdir())) == 3
     monkeypatch.setattr("tessera.papers.token_transforming_study.learn", None)  # nothing is trained again
@@ -216,11 +236,74 @@ def test_random_dropping_differs_from_seed_to_seed_and_keeping_all_loses_nothing
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(SLUG, CloseUps(12, 6, SIZE), TINY, tmp_path)
-    model, full = bench.trained(0)
-    assert np.allclose(divergence(full, bench.logits(model.reduced(keep=1.0))), 0)
-    bench._known[1] = bench.trained(0)  # the same model under another seed
+    whole = bench.trained(0)
+    items = bench.judged(whole, 1.0, {"reducer": "column"})
+    assert np.allclose(items[kl(1.0)], 0) and not any(items[changed_at(1.0)])
+    assert items[iou_at(1.0)] == bench.outcome("full", 0).items[IOU]
+    bench._known[1] = whole  # the same model under another seed
     assert bench.outcome("random", 0).items[kl(0.5)] != bench.outcome("random", 1).items[kl(0.5)]
     assert bench.outcome("column", 0).items == bench.outcome("column", 1).items
+
+
+def test_pictures_without_classes_of_pixels_are_judged_by_their_class_alone(tmp_path: Path) -> None:
+    bench = Bench(SLUG, Shapes(12, 6), TINY, tmp_path)
+    assert not bench.pixel_classes
+    names = {MEAN_KL, *map(kl, KEEPS), *map(accuracy_at, KEEPS), *map(lost_at, SMALL_KEEPS)}
+    assert set(bench.outcome("column", 0).items) == names
+    assert {claim.metric for claim in bench.study().claims} <= names
+
+
+def test_close_ups_have_the_same_pictures_for_both_tasks_and_a_class_for_every_pixel() -> None:
+    world = CloseUps(6, 3, SIZE)
+    for place in range(3):
+        named, masked = (world.source(task, "heldout")[place] for task in ("classes", "segmentation"))
+        assert named.images[0].pil().tobytes() == masked.images[0].pil().tobytes()
+        masks = masked.segments[1]
+        assert masks.values.shape[1:] == (SIZE, SIZE) and (masks.values.sum(0) == 1).all()
+        assert masks.labels == (named.text, "background") and masks.values[0].any()
+    assert set(world.pixel_classes) == {*world.classes, "background"}
+
+
+def test_the_head_for_pixels_finds_what_is_linear_in_the_tokens_each_in_its_tile() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(40, 4, 8)  # a grid of 2 x 2, tiles of 3 x 3 pixels
+    truth = (tokens @ torch.randn(8, 9)).unflatten(1, (2, 2)).unflatten(3, (3, 3))  # [n, rows, columns, 3, 3]
+    labels = (truth.transpose(2, 3).reshape(40, 6, 6) > 0).long()
+    head = PixelHead.fitted(tokens, labels, 2)
+    assert (head(tokens) == labels).float().mean() > 0.97
+    assert torch.equal(head(tokens)[:, 3:, :3], head(tokens[:, [2, 2, 2, 2]])[:, :3, 3:])
+
+
+@pytest.mark.light("token-transforming", "exact")
+def test_nothing_of_the_tokens_is_lost_where_they_are_clusters_or_all_are_kept() -> None:
+    torch.manual_seed(0)
+    clusters, member = torch.randn(2, 5, 16), torch.randint(0, 5, (30,))
+    member[:5] = torch.arange(5)
+    x = clusters[:, member]
+    for name, options in (("column", {"tau": 1e-4}), ("nearest", {})):
+        assert unexplained(x, create(name, **options)(x, 5).tokens).max() < 1e-9
+    assert unexplained(x, x).max() < 1e-9
+
+
+@pytest.mark.light("token-transforming", "exact")
+def test_what_pruning_keeps_is_told_whole_and_the_rest_is_what_the_kept_do_not_span() -> None:
+    x, importance = torch.eye(6)[None].repeat(2, 1, 1), torch.rand(2, 6)
+    found = create("prune")(x, 4, importance=importance)
+    torch.testing.assert_close(unexplained(x, found.tokens), torch.full((2,), 2 / 6, dtype=torch.float64))
+    assert unexplained(found.tokens, found.tokens).max() < 1e-12
+
+
+def test_the_share_that_is_lost_is_that_of_the_first_block_that_reduces(tmp_path: Path) -> None:
+    bench = Bench(SLUG, CloseUps(12, 6, SIZE), TINY, tmp_path)
+    model = bench.model().eval()
+    (met,) = meetings(model, bench.pictures)
+    states = model.backbone(bench.pictures, output_hidden_states=True).hidden_states
+    block = model.backbone.blocks[2]
+    torch.testing.assert_close(met.x + block.mlp(block.norm2(met.x)), states[2])
+    assert met.q.shape == (6, 4, 65, 32) and met.grid == (8, 8)
+    assert lost(create("prune"), 1.0, met).max() < 1e-9
+    shares = [lost(create("random"), keep, met) for keep in SMALL_KEEPS]
+    assert (shares[0] > shares[1]).all() and (shares[1] > shares[2]).all()  # the same places and more
 
 
 def test_the_divergence_by_hand() -> None:
