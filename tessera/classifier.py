@@ -84,7 +84,8 @@ class Classifier(NamesPictures):
     def save(self, folder: str | Path) -> None:
         """Write the model folder, as transformers lays it out."""
         with atomic_folder(folder) as aside, quiet():
-            self.model.save_pretrained(aside)
+            # Under the names that this version of transformers gives to published encoders, by which they are checked.
+            self.model.save_pretrained(aside, save_original_format=False)
             write_card(aside, KIND)
 
 

@@ -28,7 +28,7 @@ from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.reduced_vit import ReducedViT
 from tessera.vision.base import VisionBackbone, VisionOutput
 from tessera.vision.registry import create, import_architectures
-from tessera.vision.vit import PlainViT
+from tessera.vision.vit_published import as_plain
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -130,19 +130,21 @@ class ImageClassifier(PreTrainedModel):
         return cls(config, eyes)
 
     def reduced(self, **fields: Any) -> "ImageClassifier":
-        """A copy whose plain ViT has fewer tokens in its later blocks, in evaluation mode. Nothing is trained.
+        """A copy whose ViT has fewer tokens in its later blocks, in evaluation mode. Nothing is trained. A published
+        ViT, masked autoencoder or DINOv2 becomes a plain ViT with the same weights.
 
         Args:
             fields: of `ReducedViTConfig`, those beside a plain ViT's.
 
         Raises:
-            UserError: the backbone is another, or as `ReducedViT.over`.
+            UserError: the backbone is of another architecture, or as `ReducedViT.over`.
         """
-        if not isinstance(self.backbone, PlainViT):
+        plain = as_plain(self.backbone)
+        if plain is None:
             raise UserError(
                 f"tokens are reduced in a plain ViT, and this classifier has a {type(self.backbone).__name__}"
             )
-        eyes, config = ReducedViT.over(self.backbone, **fields), copy.deepcopy(self.config)
+        eyes, config = ReducedViT.over(plain, **fields), copy.deepcopy(self.config)
         config.backbone_config = eyes.config
         model = ImageClassifier(config, eyes)
         model.head.load_state_dict(self.head.state_dict())

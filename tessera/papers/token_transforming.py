@@ -8,6 +8,7 @@ reducers are in `tessera.reduce`, the ViT that holds one in `tessera.models.redu
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +128,10 @@ class TokenTransforming(Paper):
                 "between attention and MLP of a block, so that its keys and its class token's query are at hand",
                 "sizes carried from step to step, their logarithms added to the attention scores",
                 "the class token keeps a row of its own",
-                "P^T Y puts tokens back on the grid, for dense heads",
+                "P^T Y puts tokens back on the grid, for dense heads; a place whose token was dropped reads the nearest"
+                " kept one",
+                "any ViT of plain blocks: ours, and ViT, DeiT, masked autoencoders and DINOv2 as published, whose"
+                " weights become those of a plain ViT",
                 "in a language model with eyes, before its connector or inside it: reduce_after layers read all visual"
                 " tokens, those behind them what is left, at the places of the centres",
             ],
@@ -155,6 +159,9 @@ class TokenTransforming(Paper):
             "not built": [
                 "segmentation, detection and depth with fewer tokens, which ask for tokens to be spread out again",
                 "pooling by learned queries, which has to be trained",
+                "fewer tokens in the blocks of CLIP and SigLIP, of DeiT with a distillation token, and of DINOv2 with"
+                " SwiGLU or registers",
+                "a dense head to train on one's own pictures: the study fits one, `ReducedViT` gives it its tokens",
                 "a correction of shrunken norms",
                 "sizes in the attention of a language model",
                 "a choice by the question's attention, which words said later would change",
@@ -187,7 +194,8 @@ class TokenTransforming(Paper):
             return _taken(options, fields)
         start = starting_backbone(recipe, options, lambda file: load_published(file)[0])
         with torch.device("meta"):  # what cannot be is refused before anything is trained
-            ImageClassifier.over(start(), CLASSES).reduced(**fields)
+            eyes = nn.Module.to(copy.deepcopy(start()), "meta")  # as model.to, whose types a checker cannot follow
+            ImageClassifier.over(eyes, CLASSES).reduced(**fields)
         trainer, model, world = learned(self, options, recipe, start)
         finish(trainer, model, world, options.out / "full")
         return finish(trainer, model.reduced(**fields), world, options.out / "model")

@@ -157,7 +157,7 @@ PIXEL_NOTES = (
     " zeros.",
 )
 
-# Under fifteen minutes for three seeds on a core, most of it the three trainings.
+# About ten minutes for three seeds on a core, most of it the three trainings.
 BUDGET = Budget(lesson=Lesson(steps=600, batch=32), train_pictures=6000, heldout_pictures=1000)
 PROBED = 1000  # training pictures that the head for pixels is fitted on
 

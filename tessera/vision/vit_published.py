@@ -1,7 +1,8 @@
 """ViT from the layouts that its weights are published in: transformers' ViTModel, of version 5 and before, and the
 `blocks.0.attn.qkv` of timm that DeiT, DINO and many others share.
 
-All hold the same tensors under other names, of which one table makes ours.
+All hold the same tensors under other names, of which one table makes ours. Masked autoencoders and DINOv2 have them
+too, and DINOv2 factors on what its blocks add, which go into the weights before them.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ViTConfig as PublishedConfig
 
 from tessera.errors import CheckpointError, reason
+from tessera.vision.base import VisionBackbone
+from tessera.vision.hf import PublishedBackbone
 from tessera.vision.vit import PlainViT, PlainViTConfig
 from tessera.weights import load_state, shapes_in, weight_files
 
 HEAD = "head."  # the classifier's weights, beside those of the backbone
 HEAD_WIDTH = 64  # in every published size; the layout of timm does not say
+PLAIN = ("vit", "vit_mae", "dinov2")  # types of transformers whose blocks are those of a plain ViT
+_SCALED = {"1": "attention.o_proj", "2": "mlp.fc2"}  # of a block of DINOv2: what each of its factors is of
 _POOLER = "pooler."  # a layer of its own over the class token, which no published classifier reads
 _RENAMED = (  # theirs to ours, one after the other
     (r"^(module|vit|backbone)\.", ""),
@@ -98,6 +103,28 @@ def assemble(
     return model.eval(), head
 
 
+def as_plain(backbone: VisionBackbone) -> PlainViT | None:
+    """The same encoder as a plain ViT, in evaluation mode: a plain one as it is, a published one of PLAIN with its
+    weights copied; None for any other architecture."""
+    if isinstance(backbone, PlainViT):
+        return backbone
+    if not isinstance(backbone, PublishedBackbone):
+        return None
+    theirs = backbone.vision.config
+    if theirs.model_type not in PLAIN or getattr(theirs, "use_swiglu_ffn", False):
+        return None
+    state = {name: value for name, value in backbone.vision.state_dict().items() if not name.endswith(".mask_token")}
+    for name in [name for name in state if name.endswith(".lambda1")]:
+        block, _, place = name.removesuffix(".lambda1").rpartition(".layer_scale")
+        factor, last = state.pop(name), _SCALED[place]
+        for part, shape in (("weight", (-1, 1)), ("bias", (-1,))):
+            state[f"{block}.{last}.{part}"] = state[f"{block}.{last}.{part}"] * factor.reshape(shape)
+    model = PlainViT(_plain_config(theirs))
+    load_state(model, from_published(state), f"a {theirs.model_type}")
+    nn.Module.to(model, backbone.device, backbone.dtype)  # as model.to, whose own types a checker cannot follow
+    return model.eval()
+
+
 def _from_transformers(folder: Path) -> PlainViTConfig:
     try:
         values, _ = PublishedConfig.get_config_dict(folder, local_files_only=True)
@@ -109,10 +136,16 @@ def _from_transformers(folder: Path) -> PlainViTConfig:
         raise
     except Exception as error:  # each check of transformers raises its own kind
         raise CheckpointError(f"{folder} has no usable config.json: {reason(error)}") from error
+    return _plain_config(theirs)
+
+
+def _plain_config(theirs: Any) -> PlainViTConfig:
+    """Ours for a configuration of PLAIN."""
+    ratio = theirs.mlp_ratio if theirs.model_type == "dinov2" else theirs.intermediate_size / theirs.hidden_size
     return PlainViTConfig(
         image_size=theirs.image_size, num_channels=theirs.num_channels, patch_size=theirs.patch_size,
         hidden_size=theirs.hidden_size, num_hidden_layers=theirs.num_hidden_layers,
-        num_attention_heads=theirs.num_attention_heads, mlp_ratio=theirs.intermediate_size / theirs.hidden_size,
+        num_attention_heads=theirs.num_attention_heads, mlp_ratio=float(ratio),
         activation=theirs.hidden_act, qkv_bias=theirs.qkv_bias, layer_norm_eps=theirs.layer_norm_eps,
     )  # fmt: skip
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTForImageClassification, ViTModel
+from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification, ViTModel
 
+from tessera.classifier import load as load_classifier
 from tessera.cli import main
 from tessera.errors import UserError
 from tessera.papers.figures import beside
@@ -153,6 +154,25 @@ def test_a_trained_classifier_is_taken_as_it_is_with_any_reducer(
     weights = [load_file(folder / "model.safetensors") for folder in (trained / "full", tmp_path / "run/model")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.light("token-transforming", "weights")
+def test_a_published_encoder_learns_one_s_own_classes_and_goes_on_with_fewer_tokens(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = Dinov2Config(
+        image_size=32, patch_size=8, hidden_size=32, mlp_ratio=2, num_hidden_layers=4, num_attention_heads=2
+    )
+    Dinov2Model(shape).save_pretrained(tmp_path / "dino")
+    line = ["train", SLUG, "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2", "--set", "batch=8"]
+    assert main([*line, "--parts", f"backbone={tmp_path / 'dino'}"]) == 0
+    capsys.readouterr()
+    full, reduced = (load_classifier(tmp_path / "run" / name).model for name in ("full", "model"))
+    picture = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert reduced.backbone(picture).tokens.shape[1] < full.backbone(picture).tokens.shape[1] == 16
+        torch.testing.assert_close(full.reduced(keep=1.0)(picture).logits, full(picture).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(reduced(picture).logits, full.reduced()(picture).logits)
 
 
 @pytest.mark.light("token-transforming", "weights")

@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModel, ViTForImageClassification, ViTModel
+from transformers import AutoModel, Dinov2Config, Dinov2Model, ViTForImageClassification, ViTMAEModel, ViTModel
 from transformers import ViTConfig as PublishedConfig
 
 from tessera.errors import CheckpointError, UserError
 from tessera.study.counting import count
 from tessera.vision import registry
+from tessera.vision.hf import PublishedBackbone, PublishedVisionConfig
 from tessera.vision.vit import PlainViT
-from tessera.vision.vit_published import load_published
+from tessera.vision.vit_published import as_plain, load_published
 
 TINY = {
     "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "image_size": 32,
@@ -55,6 +56,35 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(tmp_path, fie
     torch.testing.assert_close(found.pooled, wanted.last_hidden_state[:, 0], atol=1e-5, rtol=1e-5)
     for mine, one in zip(found.hidden_states, wanted.hidden_states[1:], strict=True):
         torch.testing.assert_close(mine, one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.light("token-transforming", "weights")
+@pytest.mark.parametrize("side", [32, 48])
+@pytest.mark.parametrize("kind", [ViTModel, ViTMAEModel, Dinov2Model])
+@torch.no_grad()
+def test_published_vits_become_plain_ones_with_the_same_outputs(tmp_path, kind, side) -> None:
+    fields = {name: value for name, value in TINY.items() if kind is not Dinov2Model or name != "intermediate_size"}
+    torch.manual_seed(0)
+    theirs = kind(kind.config_class(**fields)).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    theirs.save_pretrained(tmp_path)
+    backbone = registry.create(str(tmp_path))
+    plain = as_plain(backbone)
+    pictures = torch.randn(2, 3, side, side)
+    wanted, found = backbone(pictures), plain(pictures)
+    assert found.grid == wanted.grid
+    torch.testing.assert_close(found.tokens, wanted.tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.pooled, wanted.pooled, atol=1e-5, rtol=1e-5)
+    assert as_plain(plain) is plain
+
+
+def test_encoders_of_other_blocks_have_no_plain_form() -> None:
+    with torch.device("meta"):
+        swiglu = Dinov2Config(**{**TINY, "use_swiglu_ffn": True})
+        assert as_plain(PublishedBackbone(PublishedVisionConfig(vision_config=swiglu))) is None
+        assert as_plain(PublishedBackbone(PublishedVisionConfig())) is None  # CLIP
+        assert as_plain(registry.create("cvt-mini")) is None
 
 
 def test_a_picture_of_another_size_gets_interpolated_positions_as_in_transformers(tmp_path):
