@@ -24,6 +24,7 @@ from tessera.models.folder import read_folder
 from tessera.models.injected import InjectedLMForConditionalGeneration
 from tessera.models.injected.modeling import TRAINED
 from tessera.train.injected import look
+from tessera.weights import write_model
 from tessera.zoo.foundation import read_tokenizer
 from tessera.zoo.parts import locate, quiet
 
@@ -114,7 +115,7 @@ class Augmented:
         """
         with atomic_folder(folder) as aside, quiet():
             if parts is None:
-                self.model.save_pretrained(aside)
+                write_model(self.model, aside)
             else:
                 self.model.save_trained(aside)
                 write_json(aside / PARTS, {role: parts[role] for role in ROLES})

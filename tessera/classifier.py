@@ -23,6 +23,7 @@ from tessera.evaluate.classification import Guess, likeliest, look, probabilitie
 from tessera.files import atomic_folder
 from tessera.models.classifier import ImageClassifier
 from tessera.models.folder import read_folder
+from tessera.weights import write_model
 from tessera.zoo.parts import quiet
 
 KIND = "image-classifier"
@@ -84,8 +85,7 @@ class Classifier(NamesPictures):
     def save(self, folder: str | Path) -> None:
         """Write the model folder, as transformers lays it out."""
         with atomic_folder(folder) as aside, quiet():
-            # Under the names that this version of transformers gives to published encoders, by which they are checked.
-            self.model.save_pretrained(aside, save_original_format=False)
+            write_model(self.model, aside)
             write_card(aside, KIND)
 
 

@@ -44,7 +44,7 @@ from tessera.models.folder import read_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration, load_llava, save_llava
 from tessera.models.lvlm.llava import TYPES, misfit, published_strategy
 from tessera.vision.hf import PublishedBackbone
-from tessera.weights import model_type
+from tessera.weights import model_type, write_model
 
 KIND = "vision-chat"
 TEMPLATE = "chat_template.jinja"
@@ -216,7 +216,7 @@ class VisionChat:
             )  # fmt: skip
             processor.save_pretrained(folder)
         else:
-            self.model.save_pretrained(folder)
+            write_model(self.model, folder)
             self.tokenizer.save_pretrained(folder)
             images.save_pretrained(folder)
         tiles = self.pixels.most if isinstance(self.pixels, TiledPixels) else None

@@ -112,6 +112,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     model.load_state_dict(dict(state), strict=False)  # strict would ask for tied weights twice
 
 
+def write_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write weights and configuration under the names that `check_weights` compares: the model's own. By itself
+    transformers would give those of a published part, such as a DINOv2, the names of its older versions."""
+    model.save_pretrained(folder, save_original_format=False)
+
+
 def read_model(kind: type[Model], folder: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> Model:
     """A model of transformers with every weight from its folder, in evaluation mode. Weights that the model has no
     place for, such as the text half of a CLIP, are passed over.

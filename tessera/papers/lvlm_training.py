@@ -32,6 +32,7 @@ from tessera.models.lvlm.language import read_language_model
 from tessera.papers.settings import check_roles
 from tessera.train.optim import Optimiser
 from tessera.vision.registry import create
+from tessera.weights import write_model
 from tessera.zoo.foundation import read_tokenizer
 from tessera.zoo.parts import locate, quiet
 
@@ -252,7 +253,7 @@ class Parts:
             size={"shortest_edge": eyes.size}, crop_size=side, image_mean=list(eyes.mean), image_std=list(eyes.std)
         )
         with atomic_folder(folder) as aside, quiet():
-            model.save_pretrained(aside)
+            write_model(model, aside)
             self.tokenizer.save_pretrained(aside)
             processor.save_pretrained(aside)
             write_card(aside, KIND, tiles=tiles or None)

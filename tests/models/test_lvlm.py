@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, LogitsProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, LogitsProcessor
 from transformers.generation import BaseStreamer
 
 from tessera.data.packing import collate_rows
 from tessera.data.sequence import IGNORED, Sequence
 from tessera.errors import CheckpointError, DataError, TrainingStopped, UserError
-from tessera.models.folder import check_folder
+from tessera.models.folder import check_folder, read_folder
 from tessera.models.lvlm import LVLMConfig, LVLMForConditionalGeneration
 from tessera.vision.registry import create
+from tessera.weights import write_model
 from tests.models.lvlm_tiny import (
     BEGIN,
     CONTEXT,
     END,
     PICTURE,
     SLOT,
+    VISION,
     VOCABULARY,
     D,
     N,
@@ -180,6 +182,17 @@ def test_any_backbone_by_name_is_an_encoder_and_a_saved_model_answers_as_before(
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
     torch.testing.assert_close(again(ids, pixel_values=shown).logits, model(ids, pixel_values=shown).logits)
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+def test_an_encoder_that_transformers_once_named_otherwise_loads_with_the_rest(kind, tmp_path):
+    shape = {name: value for name, value in VISION.items() if name not in ("model_type", "intermediate_size")}
+    AutoModel.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(tmp_path / "eyes")
+    model = LVLMForConditionalGeneration.from_parts(create(str(tmp_path / "eyes")), causal_model(), image_token_id=SLOT)
+    write_model(model, tmp_path / "whole")
+    again = read_folder(tmp_path / "whole", LVLMForConditionalGeneration, torch.float32)
+    kept = again.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
 
 
 def test_parts_are_taken_from_folders(tmp_path):
