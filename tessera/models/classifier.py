@@ -141,8 +141,10 @@ class ImageClassifier(PreTrainedModel):
         """
         plain = as_plain(self.backbone)
         if plain is None:
+            eyes = getattr(self.backbone, "vision", self.backbone)  # a published one is in a wrapping
             raise UserError(
-                f"tokens are reduced in a plain ViT, and this classifier has a {type(self.backbone).__name__}"
+                f"tokens are reduced in a plain ViT, and this classifier has a {type(eyes).__name__}; take a ViT, DeiT,"
+                " ViT-MAE or DINOv2"
             )
         eyes, config = ReducedViT.over(plain, **fields), copy.deepcopy(self.config)
         config.backbone_config = eyes.config

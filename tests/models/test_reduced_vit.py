@@ -16,6 +16,7 @@ from tessera.models.classifier import ImageClassifier
 from tessera.models.reduced_vit import ReducedViT
 from tessera.reduce import REDUCERS, Reduction
 from tessera.study.counting import macs
+from tessera.vision.hf import PublishedBackbone, PublishedVisionConfig
 from tessera.vision.registry import create
 from tessera.vision.vit import PlainViT
 from tests.reduce.test_reducers import scattered
@@ -253,3 +254,8 @@ def test_more_tokens_than_a_picture_has_and_other_backbones_are_refused(pictures
         ReducedViT.over(plain(), number=65)(pictures)
     with pytest.raises(UserError, match="in a plain ViT, and this classifier has a CvT"):
         ImageClassifier.over("cvt-mini", ("a", "b")).reduced()
+    with (
+        torch.device("meta"),
+        pytest.raises(UserError, match="has a CLIPVisionModel; take a ViT, DeiT, ViT-MAE or DIN"),
+    ):
+        ImageClassifier.over(PublishedBackbone(PublishedVisionConfig()), ("a", "b")).reduced()
