@@ -25,7 +25,7 @@ from tessera.data.packing import Batch, Packer, collate_rows
 from tessera.data.readers.nlvr import Form, Statements
 from tessera.data.sample import Sample, Text
 from tessera.data.sequence import IGNORED
-from tessera.errors import UserError
+from tessera.errors import CheckpointError, UserError
 from tessera.evaluate.intervals import exact_binomial
 from tessera.files import sha256, short_hash, write_json
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
@@ -217,7 +217,13 @@ def reproduce(
     """
     if data is None:
         raise UserError("the study nlvr reads nlvr-dev.tar and nlvr-test.tar; name their folder with --data FOLDER")
-    bench = Bench(data, model or MODEL, budget, work or WORK / SLUG)
+    model = model or MODEL
+    if not (model / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"{model} holds no trained model for the study nlvr to tune; train one with `tessera train vl-gpt --out"
+            " runs/demo`, or name its folder with --model FOLDER"
+        )
+    bench = Bench(data, model, budget, work or WORK / SLUG)
     result = run(bench.study(), seeds, out=out, work=bench.work, tell=say)
     result["accuracy_by_seed"] = {name: _exact(arm, len(bench.labels)) for name, arm in result["arms"].items()}
     write_json(out, result)

@@ -100,6 +100,7 @@ def test_the_study_runs_from_the_command_line_and_judges_against_the_majority(
     [
         ("--study nlvr", "name their folder with --data FOLDER"),
         ("--study nlvr --data {}", "nlvr-dev.tar"),
+        ("--study nlvr --model {} --data {}", "holds no trained model for the study nlvr to tune"),
         ("--study nlrv", "has no study 'nlrv'; did you mean 'nlvr'?"),
         ("--data {}", "belong to a further study; name it with --study"),
     ],
@@ -108,6 +109,7 @@ def test_what_is_missing_is_said_in_one_sentence(
     line: str, sentence: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", str(model)] if "nlvr --data" in line else []
-    assert main(["reproduce", "vl-gpt", *line.format(tmp_path).split(), *words, "--out", str(tmp_path / "x.json")]) == 2
+    given = line.replace("{}", str(tmp_path)).split()
+    assert main(["reproduce", "vl-gpt", *given, *words, "--out", str(tmp_path / "x.json")]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
