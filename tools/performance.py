@@ -47,8 +47,9 @@ tessera bench train      # one of them
   are computed once a picture, so that this matters in the first epoch.
 - **Few cores**: `OMP_NUM_THREADS` at the number of cores that the process has for itself.
 - **Words are generated on a processor**: nothing to switch in single precision, in which the layers are copied once in
-  the order in which generation reads them. A model with adapters, in another type, or with more than a GiB of layers
-  is run as it is; merge adapters before you serve.
+  the order in which generation reads them. Weights that came from a file of 16 bits are held in 16 bits, with the
+  same results and half the memory to read; those of a training in 32 bits are not. A model with adapters, in another
+  type, or with more than a GiB of layers is run as it is; merge adapters before you serve.
 - **Several GPUs**: `accelerate launch`, see [training](training.md).
 """
 

@@ -45,16 +45,20 @@ class CachedDecoder:
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
         self.half = half
 
-    def run(self, embeds: Tensor, positions: Tensor, readable: Tensor | None = None) -> Tensor:
+    def run(
+        self, embeds: Tensor, positions: Tensor, readable: Tensor | None = None, last: Tensor | None = None
+    ) -> Tensor:
         """Append L positions to every row.
 
         Args:
             embeds: [B, L, d].
             positions: int64 [B, L], each position's place in its own sequence.
             readable: bool [B, L], False for padding, on either side; None where there is none.
+            last: int64 [B], each row's last readable position, where no other state is wanted: the last layer then
+                computes no others.
 
         Returns:
-            Hidden states after the final norm, [B, L, d]. Those of padding mean nothing.
+            Hidden states after the final norm, [B, L, d]; with `last` [B, 1, d]. Those of padding mean nothing.
         """
         start, end = self.length, self.length + embeds.shape[1]
         if end > self.capacity:
@@ -65,11 +69,13 @@ class CachedDecoder:
             self.readable[:, start:end] = readable
         mask, causal = self._mask(start, end, embeds.device)
         if self.laid is not None and self.turns is not None:
-            return self.laid.run(embeds, self.turns[positions], self.cache, (start, end), mask)
+            return self.laid.run(embeds, self.turns[positions], self.cache, (start, end), mask, last)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         hidden = embeds
         for index, layer in enumerate(self.model.layers):
             hidden = self._layer(cast(LlamaDecoderLayer, layer), index, hidden, (cos, sin), (start, end), mask, causal)
+        if last is not None:
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), last][:, None]
         return _norm(self.model.norm, hidden)
 
     def again(self, rows: list[int], embeds: Tensor, positions: Tensor) -> Tensor:

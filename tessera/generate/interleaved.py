@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tessera.errors import UserError
 from tessera.generate.cached import CachedDecoder
+from tessera.generate.laid_out import laid_head
 from tessera.generate.reply import Prompt, Reply, assemble
 from tessera.generate.sampling import GREEDY, Sampling, choose
 from tessera.models.vlgpt import VLGPTForConditionalGeneration
@@ -132,6 +133,7 @@ class _Loop:
         end = model.config.text_config.eos_token_id
         self.model, self.config, self.rows = model, model.config, rows
         self.sampling, self.generator, self.on_piece = sampling, generator, on_piece
+        self.head = laid_head(model.get_output_embeddings())
         self.ends = set(end if isinstance(end, list) else [end])
         self.marks = {self.config.image_start_id, self.config.image_end_id, self.config.image_placeholder_id}
         inside = [mark for mark in self.marks if mark < self.config.text_config.vocab_size]
@@ -146,7 +148,7 @@ class _Loop:
         decoder = CachedDecoder(self.model.language_model.model, len(ids), ids.shape[1] + steps)
         positions = (readable.long().cumsum(1) - 1).clamp_min(0)
         last = readable.long().mul(torch.arange(ids.shape[1], device=ids.device)).argmax(1)
-        hidden = decoder.run(embeds, positions, readable)[torch.arange(len(ids), device=ids.device), last]
+        hidden = decoder.run(embeds, positions, readable, last)[:, 0]
         places, rows = lengths[:, None], self.rows
         while True:
             if all(row.state == "drawing" and not row.embeds for row in rows) and self.model.visual_mask is not None:
@@ -228,13 +230,14 @@ class _Loop:
         closes = [row.state == "closing" for row in rows]
         if self.config.force_image_end and all(closes):
             return torch.full((len(rows),), stop, device=hidden.device)
+        scores = self.head(hidden).float()
         room = self.config.num_image_positions + 2
         full = [row.pictures_left <= 0 or row.positions_left < room for row in rows]
         if all(full) and not any(closes):  # the marks of a picture need not be scored
-            scores = self.model.get_output_embeddings()(hidden).float()
             return choose(scores.index_fill_(1, self.banned, -torch.inf), self.sampling, self.generator)
         closing = torch.tensor(closes, device=hidden.device)
-        scores = self.model.logits(hidden).float()
+        if self.model.image_token_rows is not None:
+            scores = self.model.image_token_rows.extend(hidden, scores)
         if self.config.image_placeholder_id < scores.shape[-1]:
             scores[:, self.config.image_placeholder_id] = -torch.inf
         scores[:, stop].masked_fill_(~closing, -torch.inf)  # never said where no picture is open

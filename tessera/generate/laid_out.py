@@ -1,4 +1,5 @@
-"""A LLaMA's layers laid out for generation: what reads the same input is one matrix, norms are part of what follows.
+"""A LLaMA's layers laid out for generation: what reads the same input is one matrix, and each matrix is held as its
+products are fastest.
 
 A small model's step is mostly the time between its products, so there are few of them and little in between. Queries
 and keys are rotated as complex numbers, for which the channels of each head are put into pairs; their products stay the
@@ -8,30 +9,35 @@ key-value heads, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
+from tessera.generate.products import FixedMatrix
 from tessera.layers.attention import attend
 from tessera.layers.masks import additive
 
 # The layers are copied. Above this many bytes the time between products no longer matters, and memory does.
 LARGEST = 2**30
 Stamp = tuple[tuple[int, int, float], ...]
+L = TypeVar("L", bound="LaidOut | LaidHead")
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer. Matrices are stored as their products read them: [inputs, outputs]."""
+    """One layer."""
 
-    qkv: Tensor  # [d, (H + 2 G) D], with the norm before it, and the scale of the scores in its queries
-    out: Tensor  # [H D, d]
-    gate_up: Tensor  # [d, 2 F], with the norm before it
-    down: Tensor  # [F, d]
+    norm: Tensor  # [d], times the unit of the matrix that follows
+    qkv: FixedMatrix  # [(H + 2 G) D, d]
+    out: FixedMatrix  # [d, H D]
+    mlp_norm: Tensor  # [d], likewise
+    gate_up: FixedMatrix  # [2 F, d]
+    down: FixedMatrix  # [d, F]
     act: Any
 
     @classmethod
@@ -39,11 +45,12 @@ class _Layer:
         """A layer of transformers' model."""
         block, mlp = layer.self_attn, layer.mlp
         q, k = (_paired(one.weight, block.head_dim) for one in (block.q_proj, block.k_proj))
-        qkv = torch.cat([q * block.scaling, k, block.v_proj.weight])
-        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        qkv = FixedMatrix(torch.cat([q, k, block.v_proj.weight]))
+        gate_up = FixedMatrix(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
         return cls(
-            _stored(qkv * layer.input_layernorm.weight), _stored(block.o_proj.weight),
-            _stored(gate_up * layer.post_attention_layernorm.weight), _stored(mlp.down_proj.weight), mlp.act_fn,
+            layer.input_layernorm.weight * qkv.unit, qkv, FixedMatrix(block.o_proj.weight),
+            layer.post_attention_layernorm.weight * gate_up.unit, gate_up, FixedMatrix(mlp.down_proj.weight),
+            mlp.act_fn,
         )  # fmt: skip
 
 
@@ -59,17 +66,22 @@ class LaidOut:
         self.stamp = stamp
         self.heads, self.groups = config.num_attention_heads, int(config.num_key_value_heads or 0)
         self.width, self.eps = int(config.head_dim or 0), config.rms_norm_eps
+        self.scale = self.width**-0.5  # as LlamaAttention has it
         with torch.no_grad():
             self.layers = [_Layer.of(cast(LlamaDecoderLayer, layer)) for layer in model.layers]
             self.norm = model.norm.weight.detach().clone()
         self.small = torch.tensor(self.eps, device=self.norm.device)
 
     def turns(self, cos: Tensor, sin: Tensor) -> Tensor:
-        """Cosines and sines [T, D] as `run` reads them, complex [T, 1, D / 2]."""
+        """Cosines and sines [T, D] as `run` reads them, complex [T, 1, D / 2]; the scale of scores is in them, half of
+        it for queries and half for keys."""
         half = self.width // 2
-        return torch.complex(cos[:, :half], sin[:, :half])[:, None].contiguous()
+        return torch.complex(cos[:, :half], sin[:, :half])[:, None] * self.scale**0.5
 
-    def run(self, embeds: Tensor, turns: Tensor, cache: Tensor, span: tuple[int, int], mask: Tensor | None) -> Tensor:
+    def run(
+        self, embeds: Tensor, turns: Tensor, cache: Tensor, span: tuple[int, int], mask: Tensor | None,
+        last: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Hidden states after the last norm [B, L, d] of new positions.
 
         Args:
@@ -77,23 +89,30 @@ class LaidOut:
             turns: complex [B, L, 1, D / 2], of their places.
             cache: keys and values [layers, 2, B, G, T, D], of which `span` is written.
             span: first new position in the cache, and the one after the last.
-            mask: bool [B, 1, L, end], True where it may be read; None: each position reads those before it and itself.
+            mask: bool [B, 1, L, end] or [L, end], True where it may be read; None: each position reads those before it
+                and itself.
+            last: int64 [B], the only position of each row whose state is wanted, which is then [B, 1, d]; without a
+                mask it is the last one.
         """
-        hidden = embeds.flatten(0, 1).clone()
-        bias = self._bias(mask) if embeds.shape[1] == 1 and mask is not None else None
-        for layer, both in zip(self.layers, cache, strict=True):
+        hidden, rows = embeds.flatten(0, 1).clone(), torch.arange(len(embeds), device=embeds.device)
+        bias = self._bias(mask) if embeds.shape[1] == 1 else None
+        for number, (layer, both) in enumerate(zip(self.layers, cache, strict=True), start=1):
             q = self._look(layer, hidden, turns, both[..., span[0] : span[1], :])
+            if last is not None and number == len(self.layers):  # the others have left their keys and values
+                hidden, q = hidden.view_as(embeds)[rows, last], q[rows, last][:, None]
+                if mask is not None:
+                    bias = self._bias(mask.expand(len(rows), 1, *mask.shape[-2:])[rows, :, last][:, None])
             held = both[..., : span[1], :]
             read = self._read_one(q, held, bias) if q.shape[1] == 1 else self._read(q, held, mask)
-            hidden.addmm_(read.view(-1, layer.out.shape[0]), layer.out)
-            gate, up = self._normed(hidden).mm(layer.gate_up).chunk(2, dim=-1)
-            hidden.addmm_(layer.act(gate).mul_(up), layer.down)
-        return (self._normed(hidden) * self.norm).view_as(embeds)
+            hidden.add_(layer.out(read.view(-1, layer.out.inputs)), alpha=layer.out.unit)
+            gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, dim=-1)
+            hidden.add_(layer.down(layer.act(gate).mul_(up)), alpha=layer.down.unit)
+        return self._normed(hidden, self.norm).view(len(embeds), -1, embeds.shape[-1])
 
     def _look(self, layer: _Layer, hidden: Tensor, turns: Tensor, new: Tensor) -> Tensor:
         """Write the keys and values of new positions [2, B, G, L, D]; gives their queries [B, L, H, D]."""
         rows, length, turned = *turns.shape[:2], self.heads + self.groups
-        qkv = self._normed(hidden).mm(layer.qkv).view(rows, length, -1, self.width)
+        qkv = layer.qkv(self._normed(hidden, layer.norm)).view(rows, length, -1, self.width)
         torch.view_as_complex(qkv[:, :, :turned].unflatten(-1, (-1, 2))).mul_(turns)
         new.copy_(qkv[:, :, self.heads :].unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4))
         return qkv[:, :, : self.heads]
@@ -107,8 +126,10 @@ class LaidOut:
             scores += bias
         return scores.softmax(-1).bmm(values)
 
-    def _bias(self, mask: Tensor) -> Tensor:
+    def _bias(self, mask: Tensor | None) -> Tensor | None:
         """A mask [B, 1, 1, end] as what is added to scores, [B * G, 1, end]."""
+        if mask is None:
+            return None
         return additive(mask, torch.float32).expand(-1, self.groups, -1, -1).flatten(0, 1)
 
     def _read(self, q: Tensor, held: Tensor, mask: Tensor | None) -> Tensor:
@@ -117,25 +138,46 @@ class LaidOut:
         read = attend(q.transpose(1, 2), keys, values, mask=mask, causal=mask is None, scale=1.0)
         return read.transpose(1, 2).contiguous()
 
-    def _normed(self, hidden: Tensor) -> Tensor:
-        """Root mean square norm without its weight; a fused one does not exist on processors."""
+    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """Root mean square norm; a fused one does not exist on processors."""
         length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-        return hidden * torch.addcmul(self.small, length, length, value=1 / hidden.shape[-1]).rsqrt_()
+        return hidden * torch.addcmul(self.small, length, length, value=1 / hidden.shape[-1]).rsqrt_() * weight
 
 
-_KNOWN: WeakKeyDictionary[LlamaModel, LaidOut] = WeakKeyDictionary()
+class LaidHead:
+    """The layer that scores words, as it is now: hidden states [K, d] -> scores [K, V]."""
+
+    def __init__(self, head: nn.Linear, stamp: Stamp) -> None:
+        self.stamp, self.matrix = stamp, FixedMatrix(head.weight)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.matrix(hidden).mul_(self.matrix.unit)
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, LaidOut | LaidHead] = WeakKeyDictionary()
 
 
 def laid_out(model: LlamaModel) -> LaidOut | None:
     """The layers of `model` laid out, from the last call where no weight has changed since; None for a model that is
     run as it is: one in another type than float32, with adapters or biases, under autocast, or one that is large."""
+    linear = [one for one in model.layers.modules() if isinstance(one, nn.Linear)]
     weights = [*model.layers.parameters(), model.norm.weight]
-    if not _plain(model, weights) or sum(weight.nbytes for weight in weights) > LARGEST:
+    if type(model) is not LlamaModel or len(linear) != 7 * len(model.layers) or not _plain(model.layers, weights):
         return None
+    return _known(model, weights, LaidOut)
+
+
+def laid_head(head: nn.Module) -> nn.Module | LaidHead:
+    """The layer that scores words, laid out as `laid_out` does; itself where that one gave None."""
+    weights = list(head.parameters())
+    return _known(head, weights, LaidHead) if isinstance(head, nn.Linear) and _plain(head, weights) else head
+
+
+def _known(module: Any, weights: list[nn.Parameter], kind: Callable[[Any, Stamp], L]) -> L:
     stamp = _stamp(weights)
-    known = _KNOWN.get(model)
+    known: Any = _KNOWN.get(module)
     if known is None or known.stamp != stamp:
-        known = _KNOWN[model] = LaidOut(model, stamp)
+        known = _KNOWN[module] = kind(module, stamp)
     return known
 
 
@@ -146,26 +188,20 @@ def _stamp(weights: list[nn.Parameter]) -> Stamp:
     return tuple((weight.data_ptr(), weight._version, one) for weight, one in zip(weights, sums, strict=True))
 
 
-def _plain(model: LlamaModel, weights: list[nn.Parameter]) -> bool:
-    """Whether each layer is what its configuration makes it, in single precision and in one place."""
-    linear = [one for one in model.layers.modules() if isinstance(one, nn.Linear)]
-    place = model.norm.weight.device
+def _plain(module: nn.Module, weights: list[nn.Parameter]) -> bool:
+    """Whether all linear layers within are what they seem, in single precision, in one place, and not large."""
+    linear = [one for one in module.modules() if isinstance(one, nn.Linear)]
+    place = weights[0].device
     return (
-        type(model) is LlamaModel
-        and place.type != "meta"
+        place.type != "meta"
         and not torch.is_autocast_enabled(place.type)
-        and len(linear) == 7 * len(model.layers)
         and all(type(one) is nn.Linear and one.bias is None for one in linear)
-        and not any(one._forward_hooks or one._forward_pre_hooks for one in model.layers.modules())
+        and not any(one._forward_hooks or one._forward_pre_hooks for one in module.modules())
         and all(one.dtype == torch.float32 and one.device == place and not one.is_inference() for one in weights)
+        and sum(one.nbytes for one in weights) <= LARGEST
     )
 
 
 def _paired(weight: Tensor, width: int) -> Tensor:
     """Rows [heads * D, d] with those that are rotated together side by side."""
     return weight.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).flatten(0, 2)
-
-
-def _stored(weight: Tensor) -> Tensor:
-    """[outputs, inputs] as [inputs, outputs] in memory, which products with few rows read fastest."""
-    return weight.detach().t().contiguous()

@@ -31,7 +31,7 @@ BENCHES: dict[str, tuple[str, str]] = {
     "start": ("tessera.papers.vl_gpt_bench_start:races", "commands in fresh processes against the libraries alone"),
 }
 ROUNDS = 7
-WARM = 2  # runs of each before the first round: kernels are chosen and memory is taken in them
+WARM = 2
 PRODUCT = {"cpu": 1536, "cuda": 8192}  # side of the matrices whose product is the ceiling
 
 
@@ -51,6 +51,7 @@ class Race:
         counted: the peer's multiply-adds over ours, where they differ.
         ceiling: the machine's best at this work and its multiply-adds; by default one large product.
         follows: what is measured of the race's row, in rows of their own.
+        warm: runs of each before the first round, in which kernels are chosen and memory is taken; None: WARM.
         rounds: at most so many, where one of them takes long.
     """
 
@@ -65,6 +66,7 @@ class Race:
     counted: float = 1.0
     ceiling: tuple[Callable[[], object], float] | None = None
     follows: Callable[[Mapping[str, Any]], Iterable[Measure]] = _nothing
+    warm: int | None = None
     rounds: int = ROUNDS
 
 
@@ -158,7 +160,7 @@ def run(race: Race, device: torch.device, rounds: int = ROUNDS) -> dict[str, Any
     product, product_macs = race.ceiling or _large_product(device, race.dtype)
     ways: Mapping[str, Callable[[], object]] = {"ours": race.ours, "theirs": race.theirs, "ceiling": product}
     for way in ways.values():
-        for _ in range(WARM):
+        for _ in range(WARM if race.warm is None else race.warm):
             way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(min(rounds, race.rounds)):

@@ -97,3 +97,26 @@ def test_a_picture_whose_inputs_are_known_beforehand_is_read_in_one_pass(dropout
     replies = generate(model, [Prompt([BEGIN, *words(3), START])] * 2, max_new_tokens=0)
     assert [len(reply.pictures[0]) for reply in replies] == [N, N]
     assert lengths == ([5, N - 1] if dropout else [5, *[1] * (N - 1)])
+
+
+@pytest.mark.parametrize("side", ["none", "left", "right"])
+@pytest.mark.parametrize("laid", [True, False])
+@torch.no_grad()
+def test_last_states_alone_are_those_among_all(side, laid, monkeypatch):
+    model, x = llama(num_key_value_heads=2), torch.randn(3, 7, D, generator=torch.Generator().manual_seed(0))
+    if not laid:
+        monkeypatch.setattr("tessera.generate.laid_out.LARGEST", 0)
+    index, lengths = torch.arange(7), torch.tensor([7, 4, 2])
+    readable = {
+        "none": torch.ones(3, 7, dtype=torch.bool),
+        "left": index >= 7 - lengths[:, None],
+        "right": index < lengths[:, None],
+    }[side]
+    places = (readable.long().cumsum(1) - 1).clamp_min(0)
+    last = lengths - 1 if side == "right" else torch.full((3,), 6)
+    all_states = CachedDecoder(model, 3, 8)
+    few = CachedDecoder(model, 3, 8)
+    assert (few.laid is not None) == laid
+    states = all_states.run(x, places, readable)[torch.arange(3), last]
+    torch.testing.assert_close(few.run(x, places, readable, last)[:, 0], states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(few.cache[..., :7, :], all_states.cache[..., :7, :])
