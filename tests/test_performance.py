@@ -50,6 +50,16 @@ def test_the_page_has_every_bench_with_what_was_measured_and_what_was_asked(resu
     assert performance.main(["--check"]) == 1
 
 
+def test_the_page_shows_the_operators_of_a_profile_and_ends_in_what_was_tried(results: Path) -> None:
+    operators = [{"name": "aten::mm", "ms": 12.0, "share": 0.4, "calls": 30.0}]
+    row = {**GROWN, "floor": None, "aim": None, "operators": operators}
+    _write(results, "profile", {name: value for name, value in row.items() if name != "points"})
+    performance.main([])
+    text = (results / "page.md").read_text()
+    assert "**time <of> a step**" in text and "| `aten::mm` | 12 | 40% | 30 |" in text
+    assert text.endswith(performance.NOTES.read_text())
+
+
 def test_a_growth_is_a_straight_line_on_its_axes_and_its_words_are_escaped() -> None:
     points = [[float(x), 2.0 * x, 3.0 * x] for x in (128, 1024, 8192)]
     root = ElementTree.fromstring(growth_plot({**GROWN, "points": points}))

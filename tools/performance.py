@@ -18,6 +18,7 @@ from tessera.study.bench import BENCHES
 from tools.readme import table
 
 ROOT = Path(__file__).parent.parent
+NOTES = Path(__file__).parent / "performance_notes.md"  # what was tried, written by hand, without figures
 RESULTS, PAGE, PLOTS = ROOT / "results", ROOT / "docs/performance.md", ROOT / "docs/pictures"
 
 HEAD = """# Speed
@@ -43,8 +44,9 @@ tessera bench train      # one of them
 - **Samples are longer than a row** (they are skipped and counted): `--set row_length=512`. Short samples cost the same
   in rows of any length.
 - **Numbers are to be compared** with those of another machine or precision: `--precision fp32`.
-- **Pictures come from files**: `--workers 1` or more decode them beside the training. Features of frozen encoders
-  are computed once a picture, so that this matters in the first epoch.
+- **Pictures come from files**: a thread reads and decodes them beside the training; `--workers 2` or more where one
+  cannot keep up with a GPU, `--workers 0` where a single core does all. Batches are the same for any number. Features
+  of frozen encoders are computed once a picture, so that this matters in the first epoch.
 - **Few cores**: `OMP_NUM_THREADS` at the number of cores that the process has for itself.
 - **Words are generated on a processor**: nothing to switch in single precision, in which the layers are copied once in
   the order in which generation reads them. Weights that came from a file of 16 bits are held in 16 bits, with the
@@ -71,7 +73,8 @@ def page() -> dict[Path, str]:
             files[plot] = growth_plot(row)
             parts.append(f"![{row['measure']}](pictures/{plot.name})")
         parts.append(made_on(result))
-    return {PAGE: "\n\n".join(parts) + "\n", **files}
+    parts.append(NOTES.read_text(encoding="utf-8"))
+    return {PAGE: "\n\n".join(parts), **files}
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -92,6 +95,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield table(heads, [_race(row) for row in races])
     if measures := [row for row in rows if "measure" in row]:
         yield table(("what", "device", "type", "measured", "demanded", "verdict"), [_measure(row) for row in measures])
+        for row in measures:
+            if "operators" in row:
+                yield f"**{row['measure']}**"
+                yield table(("operator", "ms", "share", "calls"), [_operator(one) for one in row["operators"]])
         if arithmetic := {row["measure"]: row["how"] for row in measures if row["how"] and row["floor"] is not None}:
             yield "\n".join(f"- {name}: {how}." for name, how in arithmetic.items())
 
@@ -110,6 +117,10 @@ def _measure(row: Mapping[str, Any]) -> tuple[str, ...]:
     asked = ", ".join(f"{name} {row[name]:g}" for name in ("floor", "aim") if row[name] is not None)
     value = "" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}".strip()
     return (row["measure"], row["device"], row["dtype"], value, asked, row["verdict"])
+
+
+def _operator(one: Mapping[str, Any]) -> tuple[str, ...]:
+    return (f"`{one['name']}`", f"{one['ms']:,.4g}", f"{one['share']:.0%}", f"{one['calls']:g}")
 
 
 def made_on(result: Mapping[str, Any]) -> str:

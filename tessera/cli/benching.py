@@ -40,6 +40,10 @@ class Bench:
             print_table(races, (*heads, "verdict"))
         if measures := [_measure(row) for row in rows if "measure" in row]:
             print_table(measures, ("measure", "device", "type", "value", "verdict"))
+        for row in rows:
+            if "operators" in row:
+                print(f"\n{row['measure']}:")
+                print_table([_operator(one) for one in row["operators"]], ("operator", "ms", "share", "calls"))
 
 
 def _race(row: dict[str, Any]) -> tuple[str, ...]:
@@ -55,3 +59,7 @@ def _measure(row: dict[str, Any]) -> tuple[str, ...]:
     value = "" if row["value"] is None else f"{number(row['value'])} {row['unit']}"
     bounds = ", ".join(f"{name} {row[name]:g}" for name in ("floor", "aim") if row[name] is not None)
     return (row["measure"], row["device"], row["dtype"], value, row["verdict"] + (f" ({bounds})" if bounds else ""))
+
+
+def _operator(one: dict[str, Any]) -> tuple[str, ...]:
+    return (one["name"], number(one["ms"]), f"{one['share']:.0%}", f"{one['calls']:g}")

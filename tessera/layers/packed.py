@@ -77,6 +77,8 @@ class Packing:
         """
         batch, heads, length, width = q.shape
         q, k, v = as_autocast(q, k, v)
+        if list(self.groups) == [(batch, length)]:  # each row is one sequence: everything is in its place
+            return attend(q, k, v, causal=length > 1, scale=scale).transpose(1, 2)
         taken = [_Gather.apply(x.transpose(1, 2).flatten(0, 1), self.places, self.back) for x in (q, k, v)]
         sizes = [number * longest for number, longest in self.groups]
         read = []

@@ -117,7 +117,12 @@ def learned(
     world = open_pictures(options.data)
     trainer = paper.trainer(options, recipe)
     made: list[ImageClassifier] = []
-    places = {"seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.workers or 0}
+    places = {
+        "seed": options.seed,
+        "rank": trainer.rank,
+        "world_size": trainer.world,
+        "workers": options.reading_threads,
+    }
 
     def stages() -> Iterator[Stage]:
         made.append(ImageClassifier.over(start(), world.classes))  # here the engine has seeded the generators

@@ -200,7 +200,7 @@ class EPALM(Paper):
         check(model, tokenizer)
         words = Beside(tokenizer, model.config.ask, model.config.context or LONGEST, recipe.questions_learned)
         trainer = self.trainer(options, recipe)
-        places = {"rank": trainer.rank, "world_size": trainer.world, "workers": options.workers or 0}
+        places = {"rank": trainer.rank, "world_size": trainer.world, "workers": options.reading_threads}
         made: list[InjectedLMForConditionalGeneration] = []
 
         def stages() -> Iterator[Stage]:

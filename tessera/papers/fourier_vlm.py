@@ -211,7 +211,7 @@ class FourierVLM(Paper):
                 packer = Packer(builder, lesson.at_once, recipe.row_length, pad_id=parts.pad_id)
                 loader = Loader(
                     Mixture(sources), packer, seed=options.seed, rank=trainer.rank, world_size=trainer.world,
-                    workers=options.workers or 0,
+                    workers=options.reading_threads,
                 )  # fmt: skip
                 return Stage(
                     name=name, model=model, objective=objective, loader=loader, steps=lesson.steps,

@@ -140,7 +140,7 @@ class GMML(Paper):
         trainer = self.trainer(options, recipe)
         made: list[ImageClassifier] = []
         places = {
-            "seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.workers or 0
+            "seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.reading_threads
         }  # fmt: skip
 
         def stages() -> Iterator[Stage]:

@@ -163,7 +163,7 @@ class GR1(Paper):
         trainer = self.trainer(options, recipe)
         store, made = FeatureStore(senses.look), list[GR1Policy]()
         places = {
-            "seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.workers or 0
+            "seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.reading_threads
         }  # fmt: skip
 
         def stages() -> Iterator[Stage]:

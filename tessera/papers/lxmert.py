@@ -309,7 +309,7 @@ class LXMERT(Paper):
         trainer = self.trainer(options, recipe)
         streams = Streams(
             sentences, material.table(recipe.answers), material.detector, recipe.chances, options.seed, trainer.rank,
-            trainer.world, options.workers or 0,
+            trainer.world, options.reading_threads,
         )  # fmt: skip
         run = Run(recipe, material.to(trainer.accelerator.device), streams, start)
         trainer.run(run.stages(), recipe.steps if start is None else recipe.finetune.steps)

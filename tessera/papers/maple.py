@@ -188,7 +188,7 @@ class MaPLePaper(Paper):
 
         def stages() -> Iterator[Stage]:
             made.append(new())  # here the engine has seeded the generators
-            yield recipe.stage(made[0], train, workers=options.workers or 0, **places)
+            yield recipe.stage(made[0], train, workers=options.reading_threads, **places)
 
         trainer.run(stages(), recipe.length(len(train)))
         folder = options.out / "model"

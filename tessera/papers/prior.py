@@ -214,7 +214,7 @@ def _pretraining(
     packer = Packer(builder, recipe.at_once, recipe.row_length, pad_id=parts.pad_id)
     loader = Loader(
         captions.mixture, ScoredPacker(packer, scores), seed=options.seed, rank=trainer.rank, world_size=trainer.world,
-        workers=options.workers or 0,
+        workers=options.reading_threads,
     )  # fmt: skip
     return Stage(
         name="pretrain", model=model, objective=Prioritised(model, recipe.pixels(model), recipe.importance),

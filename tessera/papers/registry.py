@@ -57,6 +57,7 @@ class TrainOptions:
     `steps`: the length of the whole training, shared among its stages as the paper shares it; None: its default.
     `parts`: published checkpoints by role, as in {"language": "/models/llama-7b"}; empty means mini parts.
     `settings`: fields of the paper's recipe by name, as in {"align.batch": "256"}; see `tessera.papers.settings`.
+    `workers`: threads that read ahead; None: see `reading_threads`.
     """
 
     out: Path
@@ -70,6 +71,16 @@ class TrainOptions:
     settings: Mapping[str, str] = field(default_factory=dict)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     workers: int | None = None
+
+    @property
+    def reading_threads(self) -> int:
+        """`workers`; where none is said, 1 for files, which are read and decoded beside the training, and 0 for worlds
+        that are drawn in Python, which one thread draws as fast as two."""
+        from tessera.data.worlds import world_names
+
+        if self.workers is not None:
+            return self.workers
+        return int(any(name not in world_names() for name in self.data))
 
 
 def say(text: str) -> None:

@@ -175,7 +175,7 @@ class ViTVQGAN(Paper):
         trainer = self.trainer(options, recipe)
         made: list[Any] = []
         places = {
-            "seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.workers or 0
+            "seed": options.seed, "rank": trainer.rank, "world_size": trainer.world, "workers": options.reading_threads
         }  # fmt: skip
 
         def batches(how: Learning, classes: Sequence[str]) -> Any:

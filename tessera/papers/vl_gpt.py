@@ -461,7 +461,7 @@ class VLGPT(Paper):
         )  # fmt: skip
         streams = Streams(
             read, foundation.tokenizer, recipe.tokenizer.get("num_embeddings", 32),
-            seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.workers or 0,
+            seed=options.seed, rank=trainer.rank, world_size=trainer.world, workers=options.reading_threads,
         )  # fmt: skip
         run = Run(foundation.to(trainer.accelerator.device), recipe, streams, half=trainer.precision == "bf16")
         trainer.run(run.stages(), total_steps=recipe.steps + writing_steps(recipe.drawn))

@@ -24,6 +24,7 @@ from tessera.data.sequence import SequenceBuilder
 from tessera.data.worlds import open_world
 from tessera.data.worlds.export import write_shards
 from tessera.data.worlds.scenes.world import ScenesWorld
+from tessera.papers.registry import TrainOptions
 from tessera.papers.vl_gpt import MINI, Run
 from tessera.papers.vl_gpt_data import Streams
 from tessera.study.bench import Measure, Race
@@ -34,7 +35,8 @@ from tessera.train.step import StepModule, gradients, norm_of_gradient, update
 from tessera.zoo.foundation import load_mini
 from tessera.zoo.parts import load_tokenizer, quiet
 
-SAMPLES = 1024  # in the tar file; a run reads about as many
+SAMPLES = 1024  # that a run reads, about
+WRITTEN = 4096  # in the tar file: more than all rounds of training take, so that no picture is met twice
 ROWS, ROW_LENGTH, POSITIONS = 8, 256, 16
 PIXELS = Pixels(64)
 STEPS = 6  # of a run: the loader reads 256 samples ahead, and some of every six steps wait for that
@@ -92,17 +94,18 @@ def reading(shards: str) -> Race:
 
 
 class StageB:
-    """Pre-training of VL-GPT at mini size on tar files. No feature is remembered, as where no picture is met twice:
-    each is decoded and encoded."""
+    """Pre-training of VL-GPT at mini size on a tar file, read by as many threads as `tessera train` takes for files. It
+    is a first epoch, and no feature is remembered: each picture is read, decoded and encoded."""
 
     def __init__(self, shards: str, device: torch.device) -> None:
         torch.manual_seed(0)
         with quiet():
             parts = load_mini().to(device)
+        options = TrainOptions(out=Path(), data=(shards,))
         run = Run(
             parts,
             replace(MINI, aligned=0, told=0, drawn=0),
-            Streams([(open_world(shards), 1.0)], parts.tokenizer, POSITIONS),
+            Streams([(open_world(shards), 1.0)], parts.tokenizer, POSITIONS, workers=options.reading_threads),
         )
         stages = run.stages()
         next(stages)
@@ -137,7 +140,7 @@ class StageB:
             yield Measure(
                 name="share of a stage B step that waits for data", take=lambda: 1 - row["speed"], unit="of the step",
                 dtype=row["dtype"], floor=WAITS[0], aim=WAITS[1],
-                how="1 - steps with their batches in memory / steps with their data",
+                how="1 - steps with their batches in memory / steps with their data, no picture met twice",
             )  # fmt: skip
 
         return Race(
@@ -151,7 +154,7 @@ def races(device: torch.device) -> Iterator[Race]:
     """Reading, on processors; waiting, everywhere."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
-        write_shards(ScenesWorld().source("pairs"), shards, count=SAMPLES, size=SAMPLES)
+        write_shards(ScenesWorld().source("pairs"), shards, count=WRITTEN, size=WRITTEN)
         tar = str(shards / "00000.tar")
         if device.type == "cpu":
             yield reading(tar)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
@@ -21,6 +22,7 @@ from tessera.assistant import Assistant
 from tessera.data.sequence import CLOSE, OPEN, PLACE
 from tessera.errors import TesseraError
 from tessera.generate.interleaved import generate
+from tessera.generate.products import FixedMatrix
 from tessera.generate.reply import Prompt
 from tessera.models.diffusion.painter import Painter
 from tessera.models.vlgpt.configuration import CausalTokenizerConfig
@@ -126,6 +128,25 @@ def _second_run(way: Callable[[], list[list[int]]]) -> tuple[float, list[list[in
     began = time.perf_counter()
     said = way()
     return time.perf_counter() - began, said
+
+
+def products(rows: int, bits: int, device: torch.device) -> Race:
+    """Products of some rows with the largest matrices of the model of 100 M parameters, out of memory: no cache holds
+    them all."""
+    config = SIZES["100m"].language()
+    shape = (2 * config.intermediate_size, config.hidden_size)
+    dtype = torch.bfloat16 if bits == 16 else torch.float32
+    weights = [torch.randn(shape, device=device).to(dtype).float() for _ in range(config.num_hidden_layers)]
+    held, x = [FixedMatrix(weight) for weight in weights], torch.randn(rows, config.hidden_size, device=device)
+    expected = [F.linear(x, weight) for weight in weights]
+    for matrix, theirs in zip(held, expected, strict=True):
+        torch.testing.assert_close(matrix(x) * matrix.unit, theirs, atol=1e-3, rtol=1e-4)
+    return Race(
+        name=f"{len(held)} products of {rows} x {shape[1]} x {shape[0]}, weights of {bits} bits",
+        peer="torch.nn.functional.linear", ours=lambda: [matrix(x) for matrix in held],
+        theirs=lambda: [F.linear(x, weight) for weight in weights], macs=float(len(held) * rows * shape[0] * shape[1]),
+        dtype=torch.float32, least=0.0, aim=0.0,
+    )  # fmt: skip
 
 
 def untrained(device: torch.device) -> Assistant:
@@ -252,8 +273,12 @@ def _check_alike(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def races(device: torch.device) -> Iterator[Race]:
-    """Words at both sizes, first words, and pictures."""
+    """Products as generation has them, words at both sizes, first words, and pictures."""
     cpu = device.type == "cpu"
+    with torch.inference_mode():
+        for bits in (16, 32) if cpu else ():
+            for rows in (*BATCHES, PROMPTS[1]):
+                yield products(rows, bits, device)
     asked = (LEAST, AIM) if cpu else (0.0, 0.0)
     # At the larger size a batch takes minutes, and tells what the smaller one tells: products are all there is to it.
     for size, new, batches in (("mini", 64, BATCHES), ("100m", 32, BATCHES[:1] if cpu else BATCHES)):

@@ -25,6 +25,10 @@ BENCHES: dict[str, tuple[str, str]] = {
     "reduce": ("tessera.study.bench_reduce:races", "models with fewer tokens against themselves with all"),
     "ceiling": ("tessera.papers.vl_gpt_bench:ceiling", "what this machine can do at most"),
     "train": ("tessera.papers.vl_gpt_bench:races", "training steps of VL-GPT against the plain way"),
+    "profile": (
+        "tessera.papers.vl_gpt_bench_profile:measures",
+        "which operators take the time of a training step",
+    ),
     "growth": ("tessera.papers.vl_gpt_growth:growth", "how the time of a training step grows"),
     "generate": ("tessera.papers.vl_gpt_bench_generate:races", "words and pictures against transformers and diffusers"),
     "data": ("tessera.papers.vl_gpt_bench_data:races", "reading against webdataset; what a training step waits for"),

@@ -70,3 +70,11 @@ def test_a_language_model_reads_packed_rows_as_under_the_mask(checkpointing: boo
     ways = [learned(**packed_rows(SEGMENTS, way)) for way in ("tessera", "eager")]
     for mine, theirs in zip(*ways, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_rows_that_are_one_sequence_each_are_attended_to_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv(2)
+    expected = attend(q, k, v, causal=True)
+    packing = Packing.of(torch.ones(3, 41, dtype=torch.int64))
+    monkeypatch.setattr("tessera.layers.packed._Gather.apply", None)
+    assert torch.equal(packing.attend(q, k, v).transpose(1, 2), expected)

@@ -114,3 +114,19 @@ def test_listing_the_papers_loads_no_heavy_library() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("data", "workers", "threads"),
+    [
+        ((), None, 0),
+        (("scenes", "emoji"), None, 0),
+        (("scenes", "my/shards"), None, 1),
+        (("my/shards",), 0, 0),
+        ((), 3, 3),
+    ],
+)
+def test_files_are_read_by_a_thread_and_drawn_worlds_by_none_unless_another_number_is_asked_for(
+    data: tuple[str, ...], workers: int | None, threads: int
+) -> None:
+    assert TrainOptions(out=Path(), data=data, workers=workers).reading_threads == threads

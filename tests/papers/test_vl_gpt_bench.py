@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tessera.papers import vl_gpt_bench
+from tessera.papers import vl_gpt_bench, vl_gpt_bench_profile
 from tessera.papers.vl_gpt import MINI, Schedule
 from tessera.papers.vl_gpt_bench import race
 from tessera.papers.vl_gpt_steps import Bench, Size, padded, sequences
@@ -103,3 +103,16 @@ def test_the_ceiling_is_measured_at_the_shapes_of_the_trained_sizes(monkeypatch:
     names = [read(one, CPU)["measure"] for one in vl_gpt_bench.ceiling(CPU)]
     assert f"products of {bench.tokens} x 32 x 64" in names
     assert names[-2:] == ["copy here", "one small operation"]
+
+
+def test_the_profile_of_a_step_names_its_largest_operators_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vl_gpt_bench_profile, "sizes", lambda device: [tiny().size])
+    rows = [read(one, CPU) for one in vl_gpt_bench_profile.measures(CPU)]
+    assert [row["measure"] for row in rows] == [f"tiny, pretrain: a step, {way}" for way in vl_gpt_bench_profile.WAYS]
+    for row in rows:
+        times = [one["ms"] for one in row["operators"]]
+        assert len(times) == 10 and times == sorted(times, reverse=True)
+        assert sum(times) <= row["value"]
+        assert sum(one["share"] for one in row["operators"]) == pytest.approx(sum(times) / row["value"])
+        assert all(one["calls"] >= 0.5 for one in row["operators"])
+        assert any(one["name"] in ("aten::mm", "aten::addmm", "aten::linear") for one in row["operators"])

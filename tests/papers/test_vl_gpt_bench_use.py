@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import TesseraError
 from tessera.papers import vl_gpt_bench_data, vl_gpt_bench_start
 from tessera.papers.vl_gpt_bench_data import packed, padded, reading
-from tessera.papers.vl_gpt_bench_generate import Pictures, Words, untrained
+from tessera.papers.vl_gpt_bench_generate import Pictures, Words, products, untrained
+from tessera.papers.vl_gpt_steps import SIZES
 from tessera.study.bench import BENCHES, Measure, Race, read, verdict
 from tessera.zoo.parts import load_tokenizer
 from tests.models.vlgpt_tiny import text_config
 
 CPU = torch.device("cpu")
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,15 @@ def test_both_sides_say_the_same_words(batch: int, new: int) -> None:
     assert [len(words) for words in said] == [new] * batch
     (measure,) = rows(race)
     assert measure.take() == (batch * new * 2 if new > 1 else 0.5)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_both_sides_multiply_alike(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = replace(SIZES["mini"], text=TINY)
+    monkeypatch.setitem(SIZES, "100m", size)
+    race = products(3, bits, CPU)
+    assert race.macs == 2 * 3 * 128 * 32
+    assert [one.shape for one in race.ours()] == [one.shape for one in race.theirs()] == [(3, 128)] * 2
 
 
 def test_two_that_say_different_words_do_not_race() -> None:
