@@ -32,11 +32,9 @@ L = TypeVar("L", bound="LaidOut | LaidHead")
 class _Layer:
     """One layer."""
 
-    norm: Tensor  # [d], times the unit of the matrix that follows
-    qkv: FixedMatrix  # [(H + 2 G) D, d]
+    qkv: FixedMatrix  # [(H + 2 G) D, d], after its norm
     out: FixedMatrix  # [d, H D]
-    mlp_norm: Tensor  # [d], likewise
-    gate_up: FixedMatrix  # [2 F, d]
+    gate_up: FixedMatrix  # [2 F, d], after its norm
     down: FixedMatrix  # [d, F]
     act: Any
 
@@ -45,12 +43,11 @@ class _Layer:
         """A layer of transformers' model."""
         block, mlp = layer.self_attn, layer.mlp
         q, k = (_paired(one.weight, block.head_dim) for one in (block.q_proj, block.k_proj))
-        qkv = FixedMatrix(torch.cat([q, k, block.v_proj.weight]))
-        gate_up = FixedMatrix(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
+        qkv = torch.cat([q, k, block.v_proj.weight])
+        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         return cls(
-            layer.input_layernorm.weight * qkv.unit, qkv, FixedMatrix(block.o_proj.weight),
-            layer.post_attention_layernorm.weight * gate_up.unit, gate_up, FixedMatrix(mlp.down_proj.weight),
-            mlp.act_fn,
+            FixedMatrix(qkv, layer.input_layernorm.weight), FixedMatrix(block.o_proj.weight),
+            FixedMatrix(gate_up, layer.post_attention_layernorm.weight), FixedMatrix(mlp.down_proj.weight), mlp.act_fn,
         )  # fmt: skip
 
 
@@ -104,15 +101,15 @@ class LaidOut:
                     bias = self._bias(mask.expand(len(rows), 1, *mask.shape[-2:])[rows, :, last][:, None])
             held = both[..., : span[1], :]
             read = self._read_one(q, held, bias) if q.shape[1] == 1 else self._read(q, held, mask)
-            hidden.add_(layer.out(read.view(-1, layer.out.inputs)), alpha=layer.out.unit)
-            gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, dim=-1)
-            hidden.add_(layer.down(layer.act(gate).mul_(up)), alpha=layer.down.unit)
+            layer.out.add_to(hidden, read.view(-1, layer.out.inputs))
+            gate, up = layer.gate_up(self._normed(hidden, layer.gate_up.before)).chunk(2, dim=-1)
+            layer.down.add_to(hidden, layer.act(gate).mul_(up))
         return self._normed(hidden, self.norm).view(len(embeds), -1, embeds.shape[-1])
 
     def _look(self, layer: _Layer, hidden: Tensor, turns: Tensor, new: Tensor) -> Tensor:
         """Write the keys and values of new positions [2, B, G, L, D]; gives their queries [B, L, H, D]."""
         rows, length, turned = *turns.shape[:2], self.heads + self.groups
-        qkv = layer.qkv(self._normed(hidden, layer.norm)).view(rows, length, -1, self.width)
+        qkv = layer.qkv(self._normed(hidden, layer.qkv.before)).view(rows, length, -1, self.width)
         torch.view_as_complex(qkv[:, :, :turned].unflatten(-1, (-1, 2))).mul_(turns)
         new.copy_(qkv[:, :, self.heads :].unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4))
         return qkv[:, :, : self.heads]
@@ -138,10 +135,11 @@ class LaidOut:
         read = attend(q.transpose(1, 2), keys, values, mask=mask, causal=mask is None, scale=1.0)
         return read.transpose(1, 2).contiguous()
 
-    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+    def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
         """Root mean square norm; a fused one does not exist on processors."""
         length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-        return hidden * torch.addcmul(self.small, length, length, value=1 / hidden.shape[-1]).rsqrt_() * weight
+        normed = hidden * torch.addcmul(self.small, length, length, value=1 / hidden.shape[-1]).rsqrt_()
+        return normed if weight is None else normed.mul_(weight)
 
 
 class LaidHead:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Multiply-adds up to which the plain product is the fastest: what the others spend before they begin is not made up
 # for. Measured on a core with AVX-512, where the plain one (MKL) reaches half of the core's rate at most.
-SMALL_FOR_HALF, SMALL_FOR_ONEDNN = 2**18, 2**19
+SMALL_FOR_HALF, SMALL_FOR_ONEDNN, SMALL_FOR_ONE_ROW = 2**18, 2**19, 2**20
 HALF_MAX = torch.finfo(torch.float16).max
 SMALLEST = 2.0**-100  # below it, powers of two leave float32
 
@@ -26,10 +26,11 @@ class FixedMatrix:
     Attributes:
         unit: a power of two by which every result is to be multiplied, where that costs nothing: with the weights of
             a norm, or in a sum.
+        before: [I], what x is to be multiplied with first; None where that is in the matrix.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        """`weight` float32 [O, I], as linear layers have it; what is kept is a copy."""
+    def __init__(self, weight: Tensor, before: Tensor | None = None) -> None:
+        """`weight` float32 [O, I], as linear layers have it, after `before` [I]; what is kept is a copy."""
         weight = weight.detach()
         self.outputs, self.inputs = weight.shape
         self.unit, self._packed, self._matrix = 1.0, None, weight[:0]
@@ -42,7 +43,9 @@ class FixedMatrix:
             self.unit = 2.0**-power
             self._packed = torch.ops.quantized.linear_prepack_fp16(weight * 2.0**power, None)
             self._half: Any = torch.ops.quantized.linear_dynamic_fp16.default
+            self.before = None if before is None else before * self.unit
         else:
+            self.before, weight = None, weight if before is None else weight * before
             self._matrix = weight.t().contiguous()  # as products with few rows read it fastest
 
     @property
@@ -53,9 +56,20 @@ class FixedMatrix:
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:
             return self._half(x, self._packed)
-        if self._onednn is None or x.shape[0] * self.outputs * self.inputs < SMALL_FOR_ONEDNN:
+        if self._plain(x):
             return x.mm(self._matrix)
         return self._onednn(x, self._matrix.t(), None, "none", [], "")
+
+    def add_to(self, total: Tensor, x: Tensor) -> None:
+        """Add x @ matrix to `total` [M, O], in place."""
+        if self._packed is None and self._plain(x):
+            total.addmm_(x, self._matrix)
+        else:
+            total.add_(self(x), alpha=self.unit)
+
+    def _plain(self, x: Tensor) -> bool:
+        rows, size = len(x), self.outputs * self.inputs
+        return self._onednn is None or rows * size <= (SMALL_FOR_ONE_ROW if rows == 1 else SMALL_FOR_ONEDNN)
 
 
 def _has_half_products() -> bool:

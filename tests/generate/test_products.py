@@ -28,6 +28,13 @@ def test_products_are_those_of_the_matrix_in_single_precision(dtype, rows, outpu
     # x has values that 16 bits do not hold: were it rounded too, errors would be a thousand times as large.
     expected = (x.double() @ weight.double().T).float()
     torch.testing.assert_close(held(x) * held.unit, expected, atol=3e-6, rtol=1e-5)
+    total, before = torch.ones(rows, outputs), torch.rand(inputs)
+    held.add_to(total, x)
+    torch.testing.assert_close(total, 1 + expected, atol=3e-6, rtol=1e-5)
+    after = FixedMatrix(weight, before)
+    assert (after.before is not None) == after.in_half
+    scaled = x if after.before is None else x * after.before
+    torch.testing.assert_close(after(scaled), ((x * before).double() @ weight.double().T).float(), atol=3e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [2.0**-30, 1.0, 2.0**20])
