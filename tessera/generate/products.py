@@ -8,7 +8,7 @@ stays in single precision: the results are those of the same matrix in 32 bits. 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,14 +35,14 @@ class FixedMatrix:
         self.outputs, self.inputs = weight.shape
         self.unit, self._packed, self._matrix = 1.0, None, weight[:0]
         on_cpu = weight.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-        self._onednn: Any = None
-        if on_cpu and torch.backends.mkldnn.is_available():
-            self._onednn = torch.ops.mkldnn._linear_pointwise.default
+        self._onednn = (
+            _operator("mkldnn", "_linear_pointwise") if on_cpu and torch.backends.mkldnn.is_available() else None
+        )
+        self._half = _operator("quantized", "linear_dynamic_fp16") if on_cpu and _has_half_products() else None
         power = _power_for_half(weight)
-        if on_cpu and power is not None and weight.numel() > SMALL_FOR_HALF and _has_half_products():
+        if self._half is not None and power is not None and weight.numel() > SMALL_FOR_HALF:
             self.unit = 2.0**-power
             self._packed = torch.ops.quantized.linear_prepack_fp16(weight * 2.0**power, None)
-            self._half: Any = torch.ops.quantized.linear_dynamic_fp16.default
             self.before = None if before is None else before * self.unit
         else:
             self.before, weight = None, weight if before is None else weight * before
@@ -54,9 +54,9 @@ class FixedMatrix:
         return self._packed is not None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is not None:
+        if self._packed is not None and self._half is not None:
             return self._half(x, self._packed)
-        if self._plain(x):
+        if self._onednn is None or self._plain(x):
             return x.mm(self._matrix)
         return self._onednn(x, self._matrix.t(), None, "none", [], "")
 
@@ -70,6 +70,11 @@ class FixedMatrix:
     def _plain(self, x: Tensor) -> bool:
         rows, size = len(x), self.outputs * self.inputs
         return self._onednn is None or rows * size <= (SMALL_FOR_ONE_ROW if rows == 1 else SMALL_FOR_ONEDNN)
+
+
+def _operator(library: str, name: str) -> Callable[..., Tensor] | None:
+    """An operator that is no part of PyTorch's stable interface; None in a release without it."""
+    return getattr(getattr(getattr(torch.ops, library), name, None), "default", None)
 
 
 def _has_half_products() -> bool:
