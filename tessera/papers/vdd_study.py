@@ -1,10 +1,11 @@
 """The study of debiasing: a language model with eyes has learned that the answer is mostly yes, and is asked questions
 to which it is as often no.
 
-Two models a seed learn captions of drawn scenes and questions whether an object is there: one ("skewed") hears yes in
-85 of 100 answers, the other ("even") in 50. Nothing is trained after that. The arms are ways to answer the same probes,
-as POPE asks them (2305.10355), as many about objects that are there as about objects that are not, these drawn at
-random, from the most frequent, or from those most often seen together with what is there:
+Two models a seed go on from mini/llava, which knows what drawn scenes show, with captions and questions whether an
+object is there: one ("skewed") hears yes in 85 of 100 answers, the other ("even") in 50. Nothing is trained after that.
+The arms are ways to answer the same probes, as POPE asks them (2305.10355), as many about objects that are there as
+about objects that are not, these drawn at random, from the most frequent, or from those most often seen together with
+what is there:
 
     naive             the likelier of yes and no
     post-hoc, KIND    the same, divided by what the model says without a meaningful picture: none (no picture), unk (one
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from tessera.data.conversation import ConversationBuilder
 from tessera.data.mixture import Mixture
 from tessera.data.sample import Sample, pair, question
 from tessera.data.source import Split
@@ -51,7 +53,7 @@ from tessera.evaluate.hallucination import (
     yes_no,
 )
 from tessera.evaluate.posthoc import YES_NO, label_probabilities, label_words, language_prior, post_hoc, shares
-from tessera.files import atomic_folder, short_hash
+from tessera.files import atomic_folder, sha256, short_hash
 from tessera.generate.debias import VisualDebias
 from tessera.generate.meaningless import CALIBRATION_STEP, DECODING_STEP, Inputs, meaningless
 from tessera.models.folder import read_folder
@@ -59,11 +61,13 @@ from tessera.models.lvlm import LVLMForConditionalGeneration
 from tessera.papers.asking import AskingBench, Budget, truth
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
-from tessera.zoo.parts import quiet
+from tessera.vision_chat import VisionChat
+from tessera.zoo.parts import locate, quiet
+from tessera.zoo.upon import load as load_upon
 
 SLUG = "vdd"
 SKEWED, EVEN = 0.85, 0.5  # shares of yes among the answers that a model learns from
-SIDE = 3  # of the grid of tokens that a picture is brought to, by low-pass: it makes the study cheap
+START = "mini/llava"
 CAPTIONS = 0.5  # captions for each question: they teach what things look like
 ALPHA, BETA = 1.0, 0.2  # as the published command for POPE has them
 PRIORS = ("none", "unk", "both", "noise", "zeros")
@@ -133,7 +137,9 @@ CLAIMS = (
 )  # fmt: skip
 NOTES = (
     "The answers are to the same probes in all arms; what is there is asked about once with each strategy.",
-    "The arms train nothing: one skewed and one even model a seed serve them all.",
+    "The arms train nothing: one skewed and one even model a seed serve them all. Both go on from mini/llava. Earlier"
+    " designs trained them from a new connector in as many steps; such models answered no better than a coin, so that"
+    " there was nothing to debias.",
     "The tokenizer of mini/lm has no unknown word; the word for padding, which it never learned, stands for it.",
     "Sampled answers are one word long; alpha 1 and beta 0.2, as the published command for POPE has them.",
     "CHAIR_i: of the objects (colour and shape) that sampled captions name, those not there; CHAIR_s: of the captions,"
@@ -171,6 +177,26 @@ class Bench(AskingBench):
     _models: dict[tuple[float, int], LVLMForConditionalGeneration] = field(default_factory=dict, init=False)
     _first: dict[tuple[float, int, str | None], Tensor] = field(default_factory=dict, init=False)
 
+    def start(self) -> VisionChat:
+        """What both models go on from; a new one each time, since it is trained."""
+        return load_upon(locate(START))
+
+    @cached_property
+    def eyes(self) -> LVLMForConditionalGeneration:
+        """A model of which only the encoder is used, and the layers that its connector reads."""
+        return self.start().model.eval()
+
+    def builder(self, model: LVLMForConditionalGeneration) -> ConversationBuilder:
+        """Questions as that model has learned to read them."""
+        return ConversationBuilder(
+            self.tokenizer, model.num_image_tokens(), self.budget.row_length, chat_template=self.template
+        )
+
+    @cached_property
+    def template(self) -> str:
+        """How it reads dialogues."""
+        return str(self.start().tokenizer.chat_template)
+
     @cached_property
     def probes(self) -> list[Sample]:
         """Those of all strategies about the held-out pictures."""
@@ -193,8 +219,7 @@ class Bench(AskingBench):
                         (Mapped(self.world.source("pairs"), caption), CAPTIONS),
                     ]
                 )
-                make = partial(self.parts.model, reducer="dct", keep_side=SIDE)
-                model, _, _ = self.learn(make, source, seed, [skew, self.shared])
+                model, _, _ = self.learn(lambda: self.start().model, source, seed, [skew, self.shared])
                 with atomic_folder(kept) as aside, quiet():
                     model.save_pretrained(aside)
             self._models[skew, seed] = read_folder(kept, LVLMForConditionalGeneration, torch.float32)
@@ -203,7 +228,8 @@ class Bench(AskingBench):
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What all outcomes depend on, as JSON."""
-        return {**self.config, "side": SIDE, "captions": CAPTIONS, "alpha": ALPHA, "beta": BETA}
+        start = sha256(Path(locate(START)) / "model.safetensors")
+        return {**self.config, "start": start, "captions": CAPTIONS, "alpha": ALPHA, "beta": BETA}
 
     @cached_property
     def described(self) -> list[Sample]:
