@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+_SECONDS = "seconds a seed"
+_ABREAST = 6  # scores
 _COLOURS = {"holds": "green", "does not hold": "red", "unclear": "yellow"}
 
 
@@ -41,15 +43,23 @@ def _claims(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _arms(result: Mapping[str, Any]) -> Table:
-    names = sorted({name for arm in result["arms"].values() for name in arm["metrics"]})
-    table = Table(title="mean over seeds, 95 % interval", title_justify="left")
-    for heading in ("arm", *names, "seconds a seed"):
-        table.add_column(heading, overflow="fold")
-    for name, arm in result["arms"].items():
-        cells = [interval(arm["metrics"][metric]) if metric in arm["metrics"] else "" for metric in names]
-        table.add_row(name, *cells, number(sum(arm["seconds"]) / len(arm["seconds"])))
-    return table
+def _arms(result: Mapping[str, Any]) -> Iterator[Table]:
+    """Scores of the arms, so many in a table that their columns can be read."""
+    names = [*sorted({name for arm in result["arms"].values() for name in arm["metrics"]}), _SECONDS]
+    for first in range(0, len(names), _ABREAST):
+        table = Table(title="" if first else "mean over seeds, 95 % interval", title_justify="left")
+        shown = names[first : first + _ABREAST]
+        for heading in ("arm", *shown):
+            table.add_column(heading, overflow="fold")
+        for name, arm in result["arms"].items():
+            table.add_row(name, *(_cell(arm, metric) for metric in shown))
+        yield table
+
+
+def _cell(arm: Mapping[str, Any], metric: str) -> str:
+    if metric == _SECONDS:
+        return number(sum(arm["seconds"]) / len(arm["seconds"]))
+    return interval(arm["metrics"][metric]) if metric in arm["metrics"] else ""
 
 
 def table(result: Mapping[str, Any]) -> RenderableType:
@@ -63,7 +73,7 @@ def table(result: Mapping[str, Any]) -> RenderableType:
         *result["notes"],
     ]
     colour = "" if result["budget"]["equal"] else "bold red"
-    return Group(_claims(result), _arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
+    return Group(_claims(result), *_arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
 
 
 def text(result: Mapping[str, Any], width: int = 120) -> str:
