@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from tessera.adapt.prompted_clip import PromptedCLIP, load_prompts, save_prompts
 from tessera.adapt.prompts import METHODS, Prompts, Sizes, prompts_of
 from tessera.errors import CheckpointError, UserError
 from tessera.zoo.parts import load_tokenizer
+from tests.adapt import maple_layout as layout
 from tests.adapt.tiny_clip import LAYERS, tiny
 
 CLASSES = ["red circle", "blue_star", "a small green cross"]
@@ -127,6 +129,17 @@ def test_prompts_enter_as_the_paper_says(
     cosines = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
     wanted = clip.logit_scale.exp() * cosines
     torch.testing.assert_close(model(pictures).logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.light("maple", "exact")
+def test_logits_are_those_of_the_official_code_on_the_same_weights(tokenizer: PreTrainedTokenizerFast) -> None:
+    golden = json.loads((Path(__file__).parent / "maple_golden.json").read_text(encoding="utf-8"))
+    clip = layout.clip(tokenizer)
+    assert set(golden) == set(layout.PROMPTS)
+    for name, wanted in golden.items():
+        with torch.no_grad():
+            found = layout.prompted(clip, tokenizer, name)(layout.pictures()).logits
+        torch.testing.assert_close(found, torch.tensor(wanted), atol=1e-5, rtol=0)
 
 
 @pytest.mark.light("maple", "exact")

@@ -1,7 +1,8 @@
-"""GR-1: its counted figures, parity with GPT-2, the identities of its mask and losses, its published layout."""
+"""GR-1: its counted figures, parity with GPT-2 and the community's model, its mask and losses, its published layout."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tessera.models.policy.learning import Lesson
 from tessera.models.policy.masking import query_mask
 from tessera.models.policy.published import load_published
 from tessera.objectives.imitation import arm_error, foresight, gripper_error, patchify, standardised, unpatchify
+from tests.models import gr1_layout as layout
 from tests.models.policy_tiny import FIELDS, STEPS, WINDOWS, inputs, tiny
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
@@ -306,6 +308,16 @@ def released(model: GR1Policy) -> dict[str, torch.Tensor]:
         if found is not None:
             held[f"{names[found]}{module[len(found) :]}.{last}"] = value
     return {name: value.contiguous() for name, value in held.items()}
+
+
+@pytest.mark.light("gr-1", "exact")
+def test_it_acts_and_foresees_as_the_community_s_model_on_the_same_weights() -> None:
+    golden = json.loads((Path(__file__).parent / "gr1_golden.json").read_text(encoding="utf-8"))
+    model = layout.policy()
+    found = outputs(model, **layout.given(model))
+    for one, wanted in zip(found, golden.values(), strict=True):
+        ours = one[layout.VALID].flatten()[:: layout.STEP]
+        torch.testing.assert_close(ours, torch.tensor(wanted), atol=1e-5, rtol=1e-5)
 
 
 GIVEN = {"heads": 4, "decoder_heads": 4, "image_size": 16, "ahead": 2, "resampler_heads": 2}

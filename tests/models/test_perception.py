@@ -22,6 +22,7 @@ from tessera.objectives.dense import dense_loss
 from tessera.papers.vpd import RECIPES
 from tessera.train.dense import dense_loader, dense_stage
 from tessera.train.select import set_trainable
+from tests.formula import fill
 from tests.models import vpd_layout as layout
 from tests.models.diffusion_tiny import mini_painter
 
@@ -68,7 +69,7 @@ def test_the_pyramid_is_that_of_the_official_wrapper_on_the_same_weights() -> No
 
 @pytest.mark.light("vpd", "exact")
 def test_phrases_are_decoded_as_by_the_official_decoder_on_the_same_weights() -> None:
-    decoder = layout.fill(ReferringDecoder(layout.DIMS))
+    decoder = fill(ReferringDecoder(layout.DIMS))
     with torch.no_grad():
         _agrees(decoder(layout.pyramid()), 4)
 
@@ -260,7 +261,7 @@ def test_pictures_that_the_unet_cannot_tile_are_refused_and_other_proportions_ar
 
 def test_depth_lies_below_its_largest_and_hears_the_kind_of_scene() -> None:
     made = model("depth", max_depth=3.0, largest_map=0.0)
-    layout.fill(made.head)
+    fill(made.head)
     with torch.no_grad():
         first, other = (made(latents=torch.ones(1, 4, 16, 16), class_ids=torch.tensor([place])) for place in (0, 1))
         features = [made.features(torch.ones(1, 4, 16, 16), made.words(1, None, torch.tensor([at]))) for at in (0, 1)]

@@ -7,12 +7,11 @@ for those of `pyramid`; all written down in every STEP-th place.
 
 from __future__ import annotations
 
-import zlib
-
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
+
+from tests.formula import fill, values
 
 WORDS, WIDTH, SIDE = 5, 24, 16
 STEP = 29
@@ -20,22 +19,6 @@ DIMS = (6, 10, 12, 16)  # channels of a pyramid for the decoder of phrases
 CONFIG = {
     "sample_size": SIDE, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": WIDTH, "attention_head_dim": 4
 }  # fmt: skip
-
-
-def values(name: str, shape: tuple[int, ...], scale: float) -> Tensor:
-    """Normal values that follow from a name."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    return torch.from_numpy(scale * rng.standard_normal(shape)).float()
-
-
-def fill(model: nn.Module) -> nn.Module:
-    """The model with values by the names of its parameters."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
-            ones = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(values(name, tuple(parameter.shape), spread) + float(ones))
-    return model.eval()
 
 
 def unet() -> UNet2DConditionModel:
