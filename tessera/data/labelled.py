@@ -1,13 +1,19 @@
-"""Sources of pictures with one class each, by name or path: what a classifier learns from."""
+"""Sources of pictures by name or path: with one class each, what a classifier learns from; or with classes where they
+have some, what is learned of pictures alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tessera.data.readers.classes import TASK, open_classes
+from tessera.data.readers.classes import LABELS, TASK, open_classes
+from tessera.data.readers.pictures import TASK as PICTURES
+from tessera.data.readers.pictures import open_pictures
 from tessera.data.sample import Sample, pair
 from tessera.data.source import Source, Split
+from tessera.data.worlds import open_world, world_names
 from tessera.data.worlds.emoji import EmojiWorld
 from tessera.errors import UserError, nearest
 
@@ -71,3 +77,40 @@ def open_labelled(name_or_path: str | Path) -> ClassesWorld:
     if name_or_path == "emoji":
         return EmojiClasses(EmojiWorld())
     return open_classes(name_or_path)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures with or without classes: two sources, and the names of classes where their samples' texts are those."""
+
+    train: Source
+    heldout: Source
+    classes: tuple[str, ...] = ()
+
+
+def open_picture_set(data: Sequence[str]) -> PictureSet:
+    """The pictures that `tessera train --data` names: emoji by group (also where it names none), another world without
+    classes, or a folder, with classes where it has a folder for each or a labels.csv.
+
+    Raises:
+        UserError: more than one set, or as `open_world` and `open_classes`.
+        DataError: the folder cannot be read.
+    """
+    if len(data) > 1:
+        raise UserError(f"one set of pictures is learned at a time, not {len(data)}: {', '.join(data)}")
+    name = data[0] if data else "emoji"
+    folder = Path(name)
+    if name == "emoji":
+        return _with_classes(open_labelled(name))
+    if name in world_names() or not folder.is_dir():
+        world = open_world(name)
+        return PictureSet(world.source(world.tasks[0]), world.source(world.tasks[0], "heldout"))
+    inside = [one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    if (folder / LABELS).is_file() or len(inside) > 1:
+        return _with_classes(open_classes(folder))
+    alone = open_pictures(folder)
+    return PictureSet(alone.source(PICTURES), alone.source(PICTURES, "heldout"))
+
+
+def _with_classes(world: ClassesWorld) -> PictureSet:
+    return PictureSet(world.source(TASK), world.source(TASK, "heldout"), world.classes)

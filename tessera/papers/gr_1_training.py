@@ -24,7 +24,7 @@ from tessera.train.optim import Optimiser
 from tessera.train.policies import policy_stage, window_loader
 from tessera.train.stage import Stage
 
-WORLD = "tabletop"
+WORLD, ROBOT = "tabletop", "tessera/Tabletop-v0"  # in LeRobot's format a data set names its robot
 VISION, TEXT, POLICY = "vision", "text", "policy"  # roles of --parts
 MINI = {VISION: "mini/clip", TEXT: "mini/clip"}
 SMALL: dict[str, Any] = {  # a policy that learns on a processor
@@ -216,7 +216,8 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
     """LeRobot folders: of clips and of a robot, or one for both. Every tenth episode of the robot is held out.
 
     Raises:
-        UserError: more than two sets, or clips without the robot's first camera.
+        UserError: more than two sets, or clips without the robot's first camera; later, on reading, an action outside
+            the limits of the table's own robot. Those of others are not known.
         DataError: one cannot be read.
     """
     from tessera.data.lerobot import ACTION, STATE, STATS  # pyarrow and PyAV are an extra
@@ -225,6 +226,10 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
     if len(data) > 2:
         raise UserError(f"--data takes clips and a robot's episodes, not {len(data)} sets")
     clips, robot = LeRobotEpisodes(data[0]), LeRobotEpisodes(data[-1])
+    if robot.info.get("robot_type") == ROBOT:
+        from tessera.data.worlds.tabletop import Tabletop  # gymnasium too
+
+        robot.limits = Tabletop.action_limits
     first = next(iter(robot.cameras))
     if first not in clips.cameras:
         raise UserError(

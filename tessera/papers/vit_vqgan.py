@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tessera.data.images import Augment
+from tessera.data.labelled import PictureSet, open_picture_set
 from tessera.errors import UserError, nearest
 from tessera.evaluate.codebook import bits_per_code, restored, usage
 from tessera.image_maker import ImageMaker
@@ -32,10 +33,8 @@ from tessera.papers.vit_vqgan_training import (
     MINI_EYES,
     TOKENIZER,
     Learning,
-    Pictures,
     Recipe,
     check_parts,
-    open_pictures,
     pixels,
 )  # fmt: skip
 from tessera.study.counting import count
@@ -171,7 +170,7 @@ class ViTVQGAN(Paper):
             raise UserError("the perceptual loss needs a network: --parts eyes=FOLDER, or --set losses.perceptual=0")
         with torch.device("meta"):  # what cannot be is said before anything is written
             recipe.image_model(VQTokenizer(config) if ready is None else ready, ())
-        pictures = open_pictures(options.data)
+        pictures = open_picture_set(options.data)
         trainer = self.trainer(options, recipe)
         made: list[Any] = []
         places = {
@@ -246,7 +245,7 @@ def _model_size(variant: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def judged(maker: ImageMaker, pictures: Pictures) -> str:
+def judged(maker: ImageMaker, pictures: PictureSet) -> str:
     """A sentence: the codebook's use, the error of what comes back and the bits of a code, on held-out pictures."""
     some = [pictures.heldout[place].images[0].pil() for place in range(min(JUDGED, len(pictures.heldout)))]
     if not some:

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tessera.data.images import Augment, Pixels
-from tessera.data.labelled import EmojiClasses
-from tessera.data.readers.classes import LABELS, open_classes
-from tessera.data.readers.classes import TASK as CLASSES
-from tessera.data.readers.pictures import TASK as PICTURES
-from tessera.data.readers.pictures import open_pictures as open_folder
-from tessera.data.source import Source
-from tessera.data.worlds import open_world, world_names
-from tessera.data.worlds.emoji import EmojiWorld
 from tessera.errors import UserError
 from tessera.layers.stylegan import Discriminator
 from tessera.models.image_ar import ImageARConfig, ImageARModel
 from tessera.models.vq import VQConfig, VQTokenizer
 from tessera.models.vq.training import Losses, TokenizerInTraining
-from tessera.objectives.perceptual import Perceptual
 from tessera.papers.settings import CONFIG, check_roles
 from tessera.train.optim import Optimiser
-from tessera.zoo.senses import read_eyes
+from tessera.zoo.senses import read_perceptual
 
-WORLD = "emoji"  # pictures that people drew, in classes that people made; every computer has them
 EYES, TOKENIZER = "eyes", "tokenizer"  # roles of --parts
 MINI_EYES = "mini/clip"
 
@@ -121,53 +110,9 @@ class Recipe:
         critic = None
         if losses.adversary:
             critic = Discriminator(tokenizer.config.image_size, self.critic, tokenizer.config.num_channels)
-        return TokenizerInTraining(tokenizer, losses, critic, perceptual(eyes) if losses.perceptual and eyes else None)
-
-
-def perceptual(eyes: str) -> Perceptual:
-    """The perceptual loss by a part of the zoo or a folder of any image encoder, with the means and spreads of channels
-    that its folder names, or ImageNet's.
-
-    Raises:
-        UserError, CheckpointError: as `read_eyes`.
-    """
-    found, pixels = read_eyes(eyes)
-    return Perceptual(found, pixels.mean, pixels.std)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What is learned from: two sources, and the names of classes where their samples' texts are those."""
-
-    train: Source
-    heldout: Source
-    classes: tuple[str, ...] = ()
-
-
-def open_pictures(data: Sequence[str]) -> Pictures:
-    """The pictures that `--data` names: "emoji" by group (also where it names none), another world without classes, or
-    a folder, with classes where it has a folder for each or a labels.csv.
-
-    Raises:
-        UserError: more than one set, or as `open_world` and `open_classes`.
-        DataError: the folder cannot be read.
-    """
-    if len(data) > 1:
-        raise UserError(f"one set of pictures is learned at a time, not {len(data)}: {', '.join(data)}")
-    name = data[0] if data else WORLD
-    folder = Path(name)
-    if name == "emoji":
-        emoji = EmojiClasses(EmojiWorld())
-        return Pictures(emoji.source(CLASSES), emoji.source(CLASSES, "heldout"), emoji.classes)
-    if name in world_names() or not folder.is_dir():
-        world = open_world(name)
-        return Pictures(world.source(world.tasks[0]), world.source(world.tasks[0], "heldout"))
-    inside = [one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
-    if (folder / LABELS).is_file() or len(inside) > 1:
-        sorted_ = open_classes(folder)
-        return Pictures(sorted_.source(CLASSES), sorted_.source(CLASSES, "heldout"), sorted_.classes)
-    alone = open_folder(folder)
-    return Pictures(alone.source(PICTURES), alone.source(PICTURES, "heldout"))
+        return TokenizerInTraining(
+            tokenizer, losses, critic, read_perceptual(eyes) if losses.perceptual and eyes else None
+        )
 
 
 def pixels(config: VQConfig, augment: Augment | None) -> Pixels:

@@ -28,7 +28,7 @@ from tessera.objectives.contrastive import contrastive
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
 from tessera.zoo.clip_data import ATTRIBUTES, canonical, encode, feed, heldout_pool, patch_probes
-from tessera.zoo.parts import load_tokenizer
+from tessera.zoo.parts import load_tokenizer, write_tokenizer
 from tessera.zoo.pictures import to_pixel_values
 from tessera.zoo.recipe import Recipe
 
@@ -129,7 +129,7 @@ def stage(seed: int, steps: int) -> Stage:
 def save(model: nn.Module, folder: Path) -> None:
     """CLIP alone, in bf16, with its tokenizer and image processor."""
     model.clip.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[union-attr, operator]
-    load_tokenizer("mini/tokenizer").save_pretrained(folder)
+    write_tokenizer(folder)
     side = {"height": 64, "width": 64}
     CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=side).save_pretrained(folder)
 

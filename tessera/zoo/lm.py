@@ -34,7 +34,7 @@ from tessera.objectives.next_token import next_token
 from tessera.objectives.routing import route
 from tessera.train.optim import Optimiser
 from tessera.train.stage import Stage
-from tessera.zoo.parts import load_tokenizer
+from tessera.zoo.parts import load_tokenizer, write_tokenizer
 from tessera.zoo.recipe import Recipe
 from tessera.zoo.sketches import PLACES, foreseen, sketches, word_ids
 
@@ -139,7 +139,7 @@ def stage(seed: int, steps: int) -> Stage:
 def save(model: nn.Module, folder: Path) -> None:
     """Weights in bf16, configuration and tokenizer, as `LlamaForCausalLM` publishes them."""
     model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[operator]
-    load_tokenizer("mini/tokenizer").save_pretrained(folder)
+    write_tokenizer(folder)
 
 
 @torch.no_grad()

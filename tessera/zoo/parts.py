@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tessera.errors import CheckpointError, UserError, nearest
-from tessera.files import sha256
+from tessera.files import sha256, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -80,6 +80,14 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(locate(str(name)), trust_remote_code=False))
+
+
+def write_tokenizer(folder: Path) -> None:
+    """mini/tokenizer into the folder of a part, on one line: line breaks and indents would be most of the file."""
+    load_tokenizer("mini/tokenizer").save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    held = json.loads(file.read_text(encoding="utf-8"))
+    write_text(file, json.dumps(held, ensure_ascii=False, separators=(",", ":")))
 
 
 def autoencoder_of(name: str) -> Path | None:

@@ -12,6 +12,7 @@ from tessera.data.images import Pixels
 from tessera.layers.attention import NAME as ATTENTION
 from tessera.models.classifier import IMAGENET
 from tessera.models.policy.senses import Senses
+from tessera.objectives.perceptual import Perceptual
 from tessera.vision.base import VisionBackbone
 from tessera.vision.registry import create
 from tessera.weights import model_type
@@ -35,6 +36,16 @@ def read_eyes(name: str) -> tuple[VisionBackbone, Pixels]:
         eyes = create(str(folder)).float()
     mean, std = (tuple(said.get(f"image_{part}", IMAGENET[part])) for part in ("mean", "std"))
     return eyes, Pixels(eyes.config.image_size, mean, std)
+
+
+def read_perceptual(name: str) -> Perceptual:
+    """The perceptual loss by any image encoder, with the pictures that `read_eyes` finds it to have learned from.
+
+    Raises:
+        UserError, CheckpointError: as `read_eyes`.
+    """
+    eyes, pixels = read_eyes(name)
+    return Perceptual(eyes, pixels.mean, pixels.std)
 
 
 def read_senses(vision: str, text: str) -> Senses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,23 @@ def test_clips_show_what_the_robot_s_first_camera_shows(episodes: Path, tmp_path
     assert (len(both.clips), len(both.robot)) == (72, 60) and both.cameras == ("top",)
     with pytest.raises(UserError, match="have no camera 'top', the robot's first, .* they have side"):
         open_data(recipe, [str(tmp_path / "side"), str(episodes)])
+
+
+def test_an_action_outside_the_limits_of_the_table_s_robot_stops_a_training(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.data.worlds.tabletop.world import TabletopSource
+
+    one = table_episodes(("lift",), 1)[0]
+    one.action[3, 1] = 7
+    writer = LeRobotWriter(tmp_path / "set", replace(TabletopSource.robot, limits=(-9.0, 9.0)))
+    for _ in range(3):
+        writer.add(one)
+    writer.finish()
+    words = ["train", "gr-1", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run"), "--steps", "2"]
+    assert main([*words, "--parts", f"vision={clip}", f"text={clip}", "--set", *SMALL]) == 2
+    assert "dy of an action of episode 0 of" in (said := capsys.readouterr().err)
+    assert "is 7, outside its limits -1 and 1; clip the action" in said
 
 
 def test_what_cannot_be_is_said_before_anything_is_written(episodes: Path, clip: Path, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from tessera.papers.figures import beside
 from tessera.papers.pictures import Shapes
 from tessera.papers.registry import TrainOptions
 from tessera.papers.vit_vqgan import RECIPES, ViTVQGAN
-from tessera.papers.vit_vqgan_training import open_pictures, perceptual
 from tessera.study.classifying import Lesson
 from tessera.study.engine import run
 from tests.models.vq_tiny import codes, image_model
@@ -200,21 +199,6 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
     with pytest.raises(UserError, match="needs a network: --parts eyes=FOLDER"):
         ViTVQGAN().train(TrainOptions(tmp_path / "run", data=(str(data / "classes"),), size="published"))
     assert not (tmp_path / "run").exists()
-
-
-def test_pictures_are_taken_with_classes_where_they_have_some(data: Path) -> None:
-    assert open_pictures([str(data / "classes")]).classes == ("blue", "red")
-    assert open_pictures([str(data / "others")]).classes == ()
-    assert open_pictures(["scenes"]).classes == ()
-    with pytest.raises(UserError, match="one set of pictures"):
-        open_pictures(["scenes", "emoji"])
-
-
-def test_the_zoo_s_eyes_see_pictures_of_the_mini_size() -> None:
-    loss = perceptual("mini/clip")
-    torch.testing.assert_close(loss.mean.flatten(), torch.tensor([0.48145466, 0.4578275, 0.40821073]))
-    pictures = torch.rand(2, 3, 64, 64)
-    assert loss(pictures, pictures.flip(0)).total > 0
 
 
 def test_steps_are_shared_between_the_stages() -> None:
