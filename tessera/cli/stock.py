@@ -45,7 +45,7 @@ class ZooList:
 class ZooBuild:
     """Train mini parts from the embedded worlds: an hour or two each on two cores, minutes on a GPU."""
 
-    names: tuple[str, ...] = argument("clip, lm, autoencoder, diffusion, llava", metavar="NAME")
+    names: tuple[str, ...] = argument("clip, lm, autoencoder, diffusion, llava, mae", metavar="NAME")
     out: Path = option("folder for the runs and the parts", Path("runs/zoo"))
     seed: int = option("of every random draw", 0, least=0)
     steps: int | None = option("length of the training (default: the recipe's)", None, least=1)

@@ -85,8 +85,8 @@ class GR1(Paper):
         return {
             "parts": [
                 "frozen encoders: any image backbone, as the ViT of MAE (--parts vision=FOLDER), and the text half of a"
-                " CLIP (--parts text=FOLDER); mini/clip is both at mini size, as mini/mae does not ship (`tessera zoo"
-                " build mae` makes one)",
+                " CLIP (--parts text=FOLDER); mini/clip is both at mini size, as in the study; --parts vision=mini/mae"
+                " is an encoder as the paper's",
                 "a perceiver resampler, 9 latents for the patches of a picture of any camera",
                 "GPT-2 blocks without positions, with ReLU, under a mask that hides every query from everyone",
                 "an action head of linear layers; a decoder of two blocks from 10 queries to the patches of a picture",

@@ -28,8 +28,8 @@ from tessera.zoo.recipe import Feed, Recipe
 
 SCENES, TABLES, BATCH = 8_000, 4_000, 64
 CONFIG: dict[str, Any] = {
-    "image_size": SIZE, "patch_size": 8, "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3,
-    "intermediate_size": 384, "decoder_hidden_size": 64, "decoder_num_hidden_layers": 2,
+    "image_size": SIZE, "patch_size": 8, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "intermediate_size": 256, "decoder_hidden_size": 64, "decoder_num_hidden_layers": 2,
     "decoder_num_attention_heads": 2, "decoder_intermediate_size": 256, "norm_pix_loss": True,
 }  # fmt: skip
 
@@ -87,6 +87,6 @@ def scores(folder: Path) -> dict[str, Estimate]:
 
 
 RECIPE = Recipe(
-    name="mae", about="a masked autoencoder of 8-pixel patches that has seen scenes and the table", steps=10_000,
+    name="mae", about="a masked autoencoder of 8-pixel patches that has seen scenes and the table", steps=4_000,
     stage=stage, save=save, scores=scores, gates={"probe colour": 0.8, "probe place": 0.8},
 )  # fmt: skip

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PIL
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from tessera.data.sample import Image
 from tessera.zoo import mae
 from tessera.zoo.build import recipe
-from tessera.zoo.senses import read_eyes
+from tessera.zoo.parts import card
+from tessera.zoo.senses import read_eyes, read_senses
 
 pytest.importorskip("gymnasium")
 
@@ -44,11 +47,20 @@ def test_hidden_pixels_are_learned_and_the_saved_encoder_sees_whole_pictures(
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
     mae.save(model, tmp_path)
     eyes, pixels = read_eyes(str(tmp_path))
-    assert pixels.size == 64 and eyes.width == 96
+    assert pixels.size == 64 and eyes.width == 64
     assert sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) < 2**20
     with torch.no_grad():
         seen = eyes(torch.randn(2, 3, 64, 64))
-    assert seen.tokens.shape == (2, 64, 96)
+    assert seen.tokens.shape == (2, 64, 64)
+
+
+def test_the_shipped_encoder_is_the_recipe_s_and_passed_its_gates() -> None:
+    held = card("mini/mae")
+    assert held["steps"] == mae.RECIPE.steps and set(held["gates"]) == set(mae.RECIPE.gates)
+    assert all(gate["passes"] for gate in held["gates"].values())
+    senses = read_senses("mini/mae", "mini/clip")
+    looked = senses.look([Image(PIL.new("RGB", (80, 60)))])
+    assert looked.shape == (1, 65, 64) and looked.isfinite().all()
 
 
 def test_the_recipe_is_found_by_its_name() -> None:
