@@ -10,7 +10,7 @@ from tessera.errors import UserError, nearest
 from tessera.files import atomic_folder, sha256, write_json, write_text
 from tessera.study.machine import describe_machine
 from tessera.train.stage import Stage
-from tessera.zoo.parts import CARD
+from tessera.zoo.parts import CARD, quiet
 from tessera.zoo.recipe import Recipe
 
 RECIPES = {name: f"tessera.zoo.{name}" for name in ("clip", "lm", "autoencoder", "diffusion", "llava", "mae")}
@@ -67,7 +67,7 @@ def build(
     trainer.run(staged(), total_steps=steps)
     # Of all steps, also those before the run was resumed.
     seconds = sum(line["seconds"] for line in read_lines(out / "run" / "timings.jsonl"))
-    with atomic_folder(out / name) as folder:
+    with atomic_folder(out / name) as folder, quiet():
         chosen.save(stages[-1].model, folder)
         made = {"built": f"Built by `tessera zoo build {name}`", "seed": seed, "steps": steps}
         card = judge(chosen, folder) | made | {"seconds": round(seconds), "resumed": resume}
