@@ -72,6 +72,7 @@ CAPTIONS = 0.5  # captions for each question: they teach what things look like
 ALPHA, BETA = 1.0, 0.2  # as the published command for POPE has them
 PRIORS = ("none", "unk", "both", "noise", "zeros")
 METRIC, YES, F1, ERROR = "accuracy", "yes share", "F1", "calibration error"
+BLIND = "chance of yes without the picture"
 CHAIR_I, CHAIR_S, NAMED = "CHAIR_i", "CHAIR_s", "objects named a caption"
 LONGEST = 40  # tokens of a caption
 
@@ -142,6 +143,8 @@ NOTES = (
     " there was nothing to debias.",
     "The tokenizer of mini/lm has no unknown word; the word for padding, which it never learned, stands for it.",
     "Sampled answers are one word long; alpha 1 and beta 0.2, as the published command for POPE has them.",
+    "Chance of yes without the picture: the mean over the probes of what is taken off. To a model that sees, no picture"
+    " shows nothing, so that nothing is there, however many answers it has learned were yes.",
     "CHAIR_i: of the objects (colour and shape) that sampled captions name, those not there; CHAIR_s: of the captions,"
     " those that name one. Captions were not skewed in training; one that names nothing is never wrong: see the objects"
     " named a caption.",
@@ -277,10 +280,12 @@ class Bench(AskingBench):
     def likelier(self, skew: float, prior: str | None, seed: int) -> Tensor:
         """Shares of yes and no [n, 2] of every probe, debiased by a prior where one is named."""
         answers = shares(self.first(skew, None, seed))
-        if prior is None:
-            return answers
-        contexts = ("none", "unk") if prior == "both" else (prior,)
-        return post_hoc(answers, language_prior([self.first(skew, context, seed) for context in contexts]))
+        return answers if prior is None else post_hoc(answers, self.prior(skew, prior, seed))
+
+    def prior(self, skew: float, name: str, seed: int) -> Tensor:
+        """What is said to every probe without a meaningful picture."""
+        contexts = ("none", "unk") if name == "both" else (name,)
+        return language_prior([self.first(skew, context, seed) for context in contexts])
 
     def drawn(self, skew: float, prior: str | None, seed: int, samples: Sequence[Sample], most: int) -> list[str]:
         """What is drawn, word by word, after every sample's request: at most so many tokens."""
@@ -314,6 +319,8 @@ class Bench(AskingBench):
             found = self.likelier(skew, prior, seed).numpy()
             yes = found[:, 0] >= found[:, 1]
             metrics[ERROR] = expected_calibration_error(found.max(1), yes == truths).value
+            if prior is not None:
+                metrics[BLIND] = float(shares(self.prior(skew, prior, seed))[:, 0].mean())
         else:
             yes = np.array([says_yes(text) for text in self.drawn(skew, prior, seed, self.probes, 1)])
             metrics, items[CHAIR_S] = self.captioned(skew, prior, seed)

@@ -14,6 +14,7 @@ from tessera.evaluate.posthoc import language_prior, post_hoc, shares
 from tessera.papers.asking import Budget, truth
 from tessera.papers.vdd_study import (
     ARMS,
+    BLIND,
     CHAIR_S,
     CLAIMS,
     ERROR,
@@ -84,6 +85,9 @@ def test_every_arm_answers_every_probe_with_the_one_model_of_its_seed(
         assert 0 <= one.value(F1) <= 1
     assert {ERROR in one.metrics for one in (found["naive"], found[after("noise")])} == {True}
     assert ERROR not in found["sampled"].metrics
+    assert {name for name, one in found.items() if BLIND in one.metrics} == {after("noise")}
+    blind = shares(bench.first(SKEWED, "noise", 0))[:, 0].mean()
+    assert found[after("noise")].metrics[BLIND] == pytest.approx(float(blind))
     assert {name for name, one in found.items() if CHAIR_S in one.items} == {"sampled", sampled("none")}
     assert len(found["sampled"].items[CHAIR_S]) == TINY.heldout_pictures and found["sampled"].metrics[NAMED] >= 0
     # Nothing more is trained, and what was kept gives the same answers.
