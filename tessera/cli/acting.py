@@ -28,6 +28,7 @@ class Act:
     model: Path = option("folder of a policy, as `tessera train gr-1` writes it")
     env: str = option("the environment's id, as gym_pusht/PushT-v0", "tessera/Tabletop-v0")
     goal: str = option("what the policy is told where the environment sets no goal in words", "")
+    task: str | None = option("the one task that is tried, where the environment has several, as lift", None)
     episodes: int = option("tries", 10, least=1)
     steps: int | None = option("longest try (default: the environment's own)", None, least=1)
     seed: int = option("of the first try; the others have the next numbers", 0, least=0)
@@ -50,7 +51,10 @@ class Act:
             foreseen: list[Any] = []
             policy = _watched(actor, env, foreseen) if self.foresee else actor.within(env)
             window = actor.policy.config.window
-            one = rollout(env, policy, seed=seed, window=window, steps=self.steps, goal=self.goal, film=film)
+            one = rollout(
+                env, policy, seed=seed, window=window, steps=self.steps, goal=self.goal, film=film,
+                options=None if self.task is None else {"task": self.task},
+            )  # fmt: skip
             tried.append(one)
             films.append(_beside(one.frames, foreseen) if foreseen else one.frames)
         report = reported(tried)

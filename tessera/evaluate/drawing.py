@@ -45,13 +45,13 @@ def to_look_at(picture: PIL.Image) -> PIL.Image:
 
 
 def sheet(pictures: Sequence[PIL.Image], columns: int = COLUMNS) -> PIL.Image:
-    """Pictures in rows, each fitted into a square of SIDE pixels."""
+    """Pictures in rows, each fitted into a square of SIDE pixels; rows are as high as the highest of them."""
     columns = min(columns, len(pictures))
-    rows, step = -(-len(pictures) // columns), SIDE + _GAP
-    page = PIL.new("RGB", (columns * step - _GAP, rows * step - _GAP), "white")
-    for place, picture in enumerate(pictures):
-        small = ImageOps.contain(picture, (SIDE, SIDE), PIL.Resampling.NEAREST)
-        page.paste(small, ((place % columns) * step, (place // columns) * step))
+    small = [ImageOps.contain(picture, (SIDE, SIDE), PIL.Resampling.NEAREST) for picture in pictures]
+    rows, right, down = -(-len(small) // columns), SIDE + _GAP, max(one.height for one in small) + _GAP
+    page = PIL.new("RGB", (columns * right - _GAP, rows * down - _GAP), "white")
+    for place, one in enumerate(small):
+        page.paste(one, ((place % columns) * right, (place // columns) * down))
     return page
 
 

@@ -172,9 +172,11 @@ def rollout(
     steps: int | None = None,
     goal: str = "",
     film: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> Rollout:
-    """One episode of a Gymnasium environment from its seed; see `roll`."""
-    return roll(env, policy, env.reset(seed=seed), window=window, steps=steps, goal=goal, film=film)
+    """One episode of a Gymnasium environment from its seed and the `options` of its reset; see `roll`."""
+    begun = env.reset(seed=seed, options=options)
+    return roll(env, policy, begun, window=window, steps=steps, goal=goal, film=film)
 
 
 def success_rate(

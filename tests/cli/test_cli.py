@@ -36,7 +36,7 @@ FLAGS = {
     "embed": "--model --out --text",
     "evaluate": "--alpha --beta --calibrate --debias --json --model --out --size --suite",
     "segment": "--json --model --out --phrase --scene --sheet",
-    "act": "--env --episodes --foresee --goal --json --model --out --seed --sheet --steps",
+    "act": "--env --episodes --foresee --goal --json --model --out --seed --sheet --steps --task",
     "cases run": "--endpoint --json --keep-order --model --model-name --modes --out --repeats --seed --style"
     " --temperature --timeout --together",
     "cases votes": "--json",

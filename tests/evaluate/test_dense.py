@@ -65,11 +65,12 @@ def test_what_is_to_be_looked_at_has_colours_and_the_nearest_is_white() -> None:
     assert labels.getpixel((0, 0)) == (0, 0, 0) and len(set(labels.getpixel((1, 0)))) == 3
 
 
-def test_a_sheet_has_rows_of_squares_and_a_film_is_a_row_from_first_to_last() -> None:
+def test_a_sheet_has_rows_as_high_as_its_pictures_and_a_film_is_a_row_from_first_to_last() -> None:
     reds = [Image.new("RGB", (20, 10), (255, 0, 0)) for _ in range(3)]
     page = sheet(reds, columns=2)
-    assert page.size == (260, 260) and page.getpixel((0, 0)) == (255, 0, 0) == page.getpixel((132, 63))
-    assert page.getpixel((0, 64)) == page.getpixel((132, 132)) == (255, 255, 255)
+    assert page.size == (260, 132) and page.getpixel((0, 0)) == (255, 0, 0) == page.getpixel((132, 63))
+    assert page.getpixel((0, 68)) == (255, 0, 0)
+    assert page.getpixel((0, 64)) == page.getpixel((132, 68)) == (255, 255, 255)
     film = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
     assert [one.getpixel((0, 0))[0] for one in film_row(film)] == [0, 3, 5, 8, 11, 14, 16, 19]
     assert len(film_row(film[:2])) == 8

@@ -139,18 +139,20 @@ def test_it_learns_at_the_table_and_a_fresh_process_acts_and_films(tmp_path: Pat
     words = ["train", "gr-1", "--out", str(tmp_path / "run"), "--steps", "2", "--parts", f"vision={clip}"]
     words += [f"text={clip}", "--set", *SMALL, "episodes=3", "clips=3"]
     acts = ["act", "--model", str(tmp_path / "run/model"), "--episodes", "3", "--steps", "3", "--json", "--foresee"]
+    acts += ["--task", "lift"]
     acts += ["--out", str(tmp_path / "film.mp4"), "--sheet", str(tmp_path / "sheet.png")]
     assert main(words) == 0
     code = f"from tessera.cli import main\nassert main({acts!r}) == 0"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said = json.loads(ran.stdout)
     assert said["success"]["n"] == 3 and 0 <= said["success"]["low"] <= said["success"]["high"] <= 1
-    assert sum(share["n"] for share in said["tasks"].values()) == 3
+    assert {task: share["n"] for task, share in said["tasks"].items()} == {"lift": 3}
+    assert main(["act", "--model", str(tmp_path / "run/model"), "--task", "lfit"]) == 2
     from tessera.data.videos import read_frames
 
     frames = read_frames(tmp_path / "film.mp4", 0.0, 12, 10)  # three tries of three steps and the last look
     assert frames.shape == (12, 256, 512, 3)
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 132 - 4, 3 * 132 - 4)
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 132 - 4, 3 * 68 - 4)
     actor = tessera.load(tmp_path / "run/model")
     assert list(actor.policy.config.cameras) == ["static", "hand"] and actor.policy.config.gripper
 
