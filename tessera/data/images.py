@@ -138,14 +138,14 @@ def _decode(file: io.BufferedIOBase, name: str, max_pixels: int) -> PIL.Image:
     if opener is None:
         raise BadSample(f"{name}: not a readable PNG, JPEG, WEBP, GIF or BMP")
     try:
-        return _loaded(opener(file), name, max_pixels)
+        return _loaded(opener(file), name, max_pixels, own=True)
     except (BadSample, MemoryError):
         raise
     except Exception:  # decoders raise a dozen kinds of error on damaged files; their texts are not for users
         raise _damaged(name) from None
 
 
-def _loaded(image: PIL.Image, name: str, max_pixels: int) -> PIL.Image:
+def _loaded(image: PIL.Image, name: str, max_pixels: int, own: bool = False) -> PIL.Image:
     _check_pixels(image.size, name, max_pixels)
     try:
         image.load()
@@ -153,16 +153,22 @@ def _loaded(image: PIL.Image, name: str, max_pixels: int) -> PIL.Image:
         raise
     except Exception:  # as above
         raise _damaged(name) from None
-    return _to_rgb(image)
+    if type(image) is PIL.Image and image.mode == "RGB" and not image.info:  # as this function leaves them
+        return image
+    return _to_rgb(image, own)
 
 
 def _damaged(name: str) -> BadSample:
     return BadSample(f"{name}: the picture is cut short or damaged")
 
 
-def _to_rgb(image: PIL.Image) -> PIL.Image:
+def _to_rgb(image: PIL.Image, own: bool) -> PIL.Image:
+    """`image` upright and in colour; where it is nobody else's it may be turned itself."""
     try:
-        image = ImageOps.exif_transpose(image)
+        if own:
+            ImageOps.exif_transpose(image, in_place=True)
+        else:
+            image = ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data; the pixels themselves are sound
         image = image.copy()
     if image.mode.startswith("I"):
@@ -220,14 +226,20 @@ class Augment:
 
 def to_array(image: PIL.Image) -> np.ndarray:
     """The picture as float32 [3, H, W] in [0, 1]."""
-    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255.0
+    array = np.array(image, dtype=np.float32)
+    array /= 255.0
+    return array.transpose(2, 0, 1)
 
 
-def normalise(array: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """(array - mean) / std by channel; `array` float32 [..., 3, H, W]."""
+def normalise(
+    array: np.ndarray, mean: Sequence[float], std: Sequence[float], out: np.ndarray | None = None
+) -> np.ndarray:
+    """(array - mean) / std by channel; `array` float32 [..., 3, H, W]. `out` may be `array` itself."""
     centre = np.asarray(mean, dtype=np.float32)[:, None, None]
     spread = np.asarray(std, dtype=np.float32)[:, None, None]
-    return (array - centre) / spread
+    found = np.subtract(array, centre, out=out)
+    found /= spread
+    return found
 
 
 @dataclass(frozen=True)
@@ -245,7 +257,8 @@ class Pixels:
         """One picture as float32 [3, S, S]; it is augmented only where `rng` is given."""
         if self.augment is not None and rng is not None:
             image = self.augment(image, rng)
-        return normalise(to_array(fit_square(image, self.size, self.fit)), self.mean, self.std)
+        array = to_array(fit_square(image, self.size, self.fit))
+        return normalise(array, self.mean, self.std, out=array)
 
     def several(self, image: PIL.Image, rng: np.random.Generator | None = None) -> list[np.ndarray]:
         """What a sequence shows of the picture, in order: the picture itself, as `one`."""

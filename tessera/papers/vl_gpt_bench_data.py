@@ -28,7 +28,7 @@ from tessera.papers.registry import TrainOptions
 from tessera.papers.vl_gpt import MINI, Run
 from tessera.papers.vl_gpt_data import Streams
 from tessera.study.bench import ROUNDS, WARM, Measure, Race
-from tessera.train.memory import kept
+from tessera.train.memory import kept, unwatched
 from tessera.train.parallel import open_accelerator
 from tessera.train.select import choose_precision, has_fast_bf16, set_trainable, to_device
 from tessera.train.step import StepModule, gradients, norm_of_gradient, update
@@ -157,7 +157,7 @@ def races(device: torch.device) -> Iterator[Race]:
         shards = Path(folder) / "shards"
         write_shards(ScenesWorld().source("pairs"), shards, count=WRITTEN, size=WRITTEN)
         tar = str(shards / "00000.tar")
-        if device.type == "cpu":
-            yield reading(tar)
-        with kept():  # as the engine has it
+        with unwatched(), kept():  # as the engine has it
+            if device.type == "cpu":
+                yield reading(tar)
             yield StageB(tar, device).race()

@@ -13,6 +13,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from tessera.train.stage import Callback, Event, Loader, Objective, Stage, Terms
 from tessera.train.step import Outcome, StepModule, gradients, norm_of_gradient, update
 
 __all__ = ["Callback", "Event", "Loader", "Objective", "Stage", "Terms", "Trainer"]
+
+LONG = 100  # steps of a stage from which on it pays to look through all objects once, and never again
 
 
 @dataclass
@@ -172,7 +175,8 @@ class Trainer:
         self._seed(position)
         if mine:
             self._restore(running, mine)
-        self._loop(running, log, max(total_steps, offset + stage.steps))
+        with memory.unwatched() if stage.steps >= LONG else nullcontext():
+            self._loop(running, log, max(total_steps, offset + stage.steps))
         self._finish(running)
 
     def _group(self) -> str:

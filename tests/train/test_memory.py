@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from tessera.train.memory import kept
+from tessera.train.memory import kept, unwatched
 
 SIZE = 2**28
 
@@ -52,3 +54,21 @@ def test_a_large_block_stays_within_and_goes_back_after_it() -> None:
 def test_an_error_within_is_handed_on() -> None:
     with pytest.raises(KeyError), kept():
         raise KeyError
+
+
+class Node:
+    """What refers to itself, and only the collector frees."""
+
+    def __init__(self) -> None:
+        self.self = self
+
+
+def test_within_the_collector_looks_through_new_objects_alone_and_afterwards_through_all() -> None:
+    old = weakref.ref(Node())
+    with unwatched():
+        assert old() is None  # garbage went first
+        assert gc.get_freeze_count() > 1000
+        new = weakref.ref(Node())
+        gc.collect()
+        assert new() is None
+    assert gc.get_freeze_count() == 0
