@@ -103,7 +103,7 @@ def test_one_s_own_pictures_are_learned_and_a_fresh_process_writes_what_it_sees(
         rest = rest[end:].strip()
     files = {task: np.asarray(Image.open(tmp_path / task / "000-3.png")) for task in trained}
     assert all(values.shape == (40, 60) for values in files.values())
-    assert all(Image.open(tmp_path / f"{task}.png").size == (260, 128) for task in trained)
+    assert all(Image.open(tmp_path / f"{task}.png").size == (260, 85) for task in trained)
     one = tessera.load(trained["segmentation"])
     assert isinstance(one, Perceiver) and one.classes == ("blue star", "red circle")
     assert np.array_equal(one.segment([Path(picture)])[0], files["segmentation"])
