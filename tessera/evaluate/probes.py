@@ -12,6 +12,8 @@ from torch.nn import functional
 from tessera.errors import UserError
 from tessera.evaluate.intervals import Estimate, exact_binomial
 
+RANK = 1e-6  # singular values below this share of the largest are rounding of single precision
+
 
 def linear_probe(
     train_x: ArrayLike,
@@ -86,3 +88,11 @@ def linear_fit(
 
 def _with_one(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, torch.ones(len(x), 1)], dim=1)
+
+
+def unexplained(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """|X - A Y|^2 / |X|^2 with the best A, which is X Y^+: how much of tokens X [b, N, C] no linear map makes of the
+    tokens Y [b, M, C], float64 [b]."""
+    x, y = x.double(), y.double()
+    rest = x - x @ torch.linalg.pinv(y, rtol=RANK) @ y
+    return rest.square().sum((1, 2)) / x.square().sum((1, 2))

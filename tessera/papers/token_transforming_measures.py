@@ -1,34 +1,29 @@
 """What the study of token reduction measures beside a picture's class: the classes of its pixels, read from tokens that
 were put back on the grid, and how much of the tokens themselves is lost.
 
-Legend: n pictures of S x S pixels, b of them, N tokens on a square grid, M that are left, C width, H heads, D width of
-a key, K classes of pixels, P pixels a side of a token's tile.
+Legend: n pictures of S x S pixels, b of them, N tokens on a square grid, C width, H heads, D width of a key.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tessera.data.dense import DenseReader
 from tessera.data.images import Pixels
 from tessera.data.source import Source
 from tessera.evaluate.classification import BATCH
-from tessera.evaluate.probes import linear_fit
+from tessera.evaluate.probes import unexplained
 from tessera.models.classifier import ImageClassifier
 from tessera.models.reduced_vit import ReducedViT, Step
 from tessera.reduce.base import Reducer
 from tessera.reduce.schedule import Schedule
 from tessera.vision.vit import PlainViT
-
-RANK = 1e-6  # singular values below this share of the largest are rounding of single precision
 
 
 class Seen(NamedTuple):
@@ -57,45 +52,6 @@ def with_labels(
     rows = [read(source[place]) for place in range(min(len(source), most or len(source)))]
     pictures, labels = (torch.from_numpy(np.stack([row[name] for row in rows])) for name in ("pixel_values", "labels"))
     return pictures, labels
-
-
-@dataclass(frozen=True)
-class PixelHead:
-    """A linear layer on each token alone, whose outputs are the logits of its tile's pixels.
-
-    Args:
-        weight: [C + 1, K * P * P], the bias last.
-    """
-
-    weight: Tensor
-    classes: int
-
-    @classmethod
-    def fitted(cls, tokens: Tensor, labels: Tensor, classes: int) -> PixelHead:
-        """The head for tokens [n, N, C] and labels [n, S, S]: least mean cross-entropy of all pixels."""
-        side = round(tokens.shape[1] ** 0.5)
-        tile = labels.shape[-1] // side
-        flat = tokens.flatten(0, 1)
-        mean, deviation = flat.mean(0), flat.std(0).clamp_min(1e-6)
-        told = labels.unflatten(2, (side, tile)).unflatten(1, (side, tile)).transpose(2, 3).reshape(-1, tile**2)
-
-        def loss(outputs: Tensor) -> Tensor:
-            return F.cross_entropy(outputs.unflatten(1, (classes, -1)), told)
-
-        weight = linear_fit((flat - mean) / deviation, classes * tile**2, loss)
-        weight[:-1] /= deviation[:, None]
-        weight[-1] -= mean @ weight[:-1]
-        return cls(weight, classes)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """The likeliest classes of pixels int64 [n, S, S], of tokens [n, N, C]."""
-        side, found = round(tokens.shape[1] ** 0.5), []
-        for some in tokens.split(BATCH):
-            logits = (some @ self.weight[:-1] + self.weight[-1]).unflatten(2, (self.classes, -1))
-            tiles = logits.argmax(2)  # [b, N, P * P]
-            tile = round(tiles.shape[-1] ** 0.5)
-            found.append(tiles.reshape(-1, side, side, tile, tile).transpose(2, 3).flatten(3, 4).flatten(1, 2))
-        return torch.cat(found)
 
 
 class Met(NamedTuple):
@@ -136,11 +92,3 @@ def lost(reducer: Reducer, keep: float, met: Met) -> Tensor:
     number = math.ceil(keep * (met.x.shape[1] - 1))
     left = Step(reducer, number, None, None, met.grid)(met.x, met.q, met.k, met.scale)
     return unexplained(met.x[:, 1:], left[:, 1:])
-
-
-def unexplained(x: Tensor, y: Tensor) -> Tensor:
-    """|X - A Y|^2 / |X|^2 with the best A, which is X Y^+: how much of tokens X [b, N, C] no linear map makes of the
-    tokens Y [b, M, C], float64 [b]."""
-    x, y = x.double(), y.double()
-    rest = x - x @ torch.linalg.pinv(y, rtol=RANK) @ y
-    return rest.square().sum((1, 2)) / x.square().sum((1, 2))

@@ -39,10 +39,11 @@ from tessera.classifier import load as load_classifier
 from tessera.data.images import Pixels
 from tessera.data.labelled import ClassesWorld
 from tessera.evaluate.dense import overlap
+from tessera.evaluate.pixel_probe import PixelHead
 from tessera.files import short_hash
 from tessera.models.classifier import ImageClassifier
 from tessera.papers.pictures import DENSE, CloseUps, further
-from tessera.papers.token_transforming_measures import PixelHead, Seen, lost, meetings, see, with_labels
+from tessera.papers.token_transforming_measures import Seen, lost, meetings, see, with_labels
 from tessera.reduce.registry import REDUCERS
 from tessera.reduce.registry import create as create_reducer
 from tessera.study.classifying import METRIC, Budget, Lesson, PictureBench, learn

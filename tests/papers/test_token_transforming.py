@@ -17,11 +17,13 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassi
 from tessera.classifier import load as load_classifier
 from tessera.cli import main
 from tessera.errors import UserError
+from tessera.evaluate.pixel_probe import PixelHead
+from tessera.evaluate.probes import unexplained
 from tessera.papers.figures import beside
 from tessera.papers.pictures import CloseUps, Shapes
 from tessera.papers.registry import get
 from tessera.papers.token_transforming import LLAVA
-from tessera.papers.token_transforming_measures import PixelHead, lost, meetings, unexplained
+from tessera.papers.token_transforming_measures import lost, meetings
 from tessera.papers.token_transforming_study import (
     ARMS,
     CHANGED,

@@ -38,7 +38,7 @@ class Member:
         return open_image(self._first(MAX_BYTES + 1), name=str(self))
 
     def _first(self, limit: int) -> bytes:
-        with open(self.path, "rb", buffering=0) as file:  # one read of a few kilobytes
+        with open(self.path, "rb") as file:
             file.seek(self.start)
             return file.read(min(self.size, limit))
 
