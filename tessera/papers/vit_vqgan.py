@@ -57,11 +57,11 @@ RECIPES = {
     "mini": Recipe(
         tokenizer={
             "image_size": 64, "encoder_width": 128, "encoder_depth": 4, "encoder_heads": 4, "codes": 512,
-            "code_width": 8,
+            "code_width": 8, "centred": True, "restart": 10,
         },
         model={"width": 128, "depth": 6, "heads": 4, "class_dropout": 0.1},
         critic=32,
-        codebook=Learning(steps=2000, batch=32, optimiser=Optimiser(lr=1e-3, clip=None, **_ADAM)),
+        codebook=Learning(steps=2000, batch=32, optimiser=Optimiser(lr=3e-4, clip=None, **_ADAM)),
         codes=Learning(steps=2000, batch=32, optimiser=Optimiser(kind="muon", lr=1e-3)),
         probe=Learning(steps=300, batch=128, optimiser=Optimiser(lr=1e-2, weight_decay=0.0)),
     ),
@@ -98,7 +98,8 @@ class ViTVQGAN(Paper):
             "parts": [
                 "ViT encoder and decoder, each with two layers and tanh after its blocks",
                 "quantiser: factorised look-up, codes and vectors of length 1, straight-through; looked up at full"
-                " width, un-normalised or following a running mean as VQGAN and VQ-VAE do by option",
+                " width, un-normalised or following a running mean as VQGAN and VQ-VAE do by option; codes that nobody"
+                " chooses restart where vectors lie (--set tokenizer.restart=10, as at mini size)",
                 "VQGAN's convolutional encoder and decoder (--set tokenizer.architecture=conv)",
                 "losses: squared error, logit-Laplace, perceptual by any image encoder (--parts eyes=FOLDER), a"
                 " StyleGAN2 critic with R1",
@@ -117,11 +118,6 @@ class ViTVQGAN(Paper):
             "other than in the text": [
                 "tokenizer and critic take their steps at once, from one pass",
                 "AdamW in place of Adafactor, whose rate falls by a cosine and not exponentially",
-            ],
-            "known": [
-                "at mini size the codebook collapses: in the committed study the improved arm uses one to three of 512"
-                " codes, so that it foretells them says nothing, and the trained tokenizer of `--size mini` brings"
-                " pictures back as coloured tiles",
             ],
             "not built": [
                 "LPIPS's VGG with its learned weights of channels, PatchGAN, rejection sampling by a classifier",

@@ -1,11 +1,12 @@
 """A codebook: each vector becomes the code nearest to it.
 
 The choices of VQ-VAE (van den Oord et al. 2017), VQGAN (Esser et al. 2021) and ViT-VQGAN (Yu et al. 2022) are options
-of one module:
+of one module, and so are the random restarts of Jukebox (Dhariwal et al. 2020, section 3.1):
 
     Quantiser(256, 1024, normalise=False, init="uniform")   VQGAN: looked up as they are
     Quantiser(768, 8192, code_width=32)                     ViT-VQGAN: factorised, and of length 1
     Quantiser(256, 512, normalise=False, update="ema")      VQ-VAE-2: codes follow the mean of what they stand for
+    Quantiser(768, 512, code_width=8, restart=10)           codes that nobody chooses move to where vectors are
 
 Legend: B pictures, N vectors each of width C, K codes of width D.
 """
@@ -52,6 +53,9 @@ class Quantiser(nn.Module):
         update: "loss" moves the codes by the codebook loss; "ema" to the running mean of the vectors that chose them.
         decay: of that running mean.
         init: codes from N(0, 1), or "uniform" within 1 / K as VQGAN's.
+        restart: batches of training that a code may go unchosen before it is put where a vector of the batch lies; 0
+            leaves codes where they are. A short training needs it: vectors agree on a few codes within its first steps,
+            and the codebook's loss moves those alone.
 
     Raises:
         ValueError: another `out_width` without a `code_width`.
@@ -59,17 +63,18 @@ class Quantiser(nn.Module):
 
     sizes: Tensor
     sums: Tensor
+    idle: Tensor
 
     def __init__(
         self, width: int, codes: int, code_width: int | None = None, *, out_width: int | None = None,
         normalise: bool = True, update: Literal["loss", "ema"] = "loss", decay: float = 0.99,
-        init: Literal["normal", "uniform"] = "normal",
+        init: Literal["normal", "uniform"] = "normal", restart: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         out_width = width if out_width is None else out_width
         if code_width is None and out_width != width:
             raise ValueError(f"vectors of {width} channels do not become {out_width} without a code_width")
-        self.normalise, self.update, self.decay, self.init = normalise, update, decay, init
+        self.normalise, self.update, self.decay, self.init, self.restart = normalise, update, decay, init, restart
         inner = width if code_width is None else code_width
         self.codes = nn.Embedding(codes, inner)
         self.before = nn.Identity() if code_width is None else nn.Linear(width, inner)
@@ -79,6 +84,8 @@ class Quantiser(nn.Module):
             self.codes.weight.requires_grad_(False)
             self.register_buffer("sizes", torch.ones(codes))
             self.register_buffer("sums", self.codes.weight.detach().clone())
+        if restart:
+            self.register_buffer("idle", torch.zeros(codes, dtype=torch.int64))  # batches since a code was chosen
 
     @torch.no_grad()
     def reset_codes(self) -> None:
@@ -112,7 +119,7 @@ class Quantiser(nn.Module):
         return self.after(embeds)
 
     def forward(self, states: Tensor) -> Quantised:
-        """Vectors [B, N, C], compared in float32. In training with "ema", codes follow."""
+        """Vectors [B, N, C], compared in float32. In training codes follow ("ema"), and idle ones move."""
         before = self.before(states)
         with torch.autocast(states.device.type, enabled=False):
             vectors = self._unit(before)
@@ -127,6 +134,8 @@ class Quantiser(nn.Module):
             else:
                 codebook = F.mse_loss(codes, vectors.detach())
             through = vectors + (codes - vectors).detach()
+            if self.training and self.restart:
+                self._revive(vectors.detach().flatten(0, -2), ids.flatten())
         return Quantised(self.read(through), ids, codebook, commitment)
 
     @torch.no_grad()
@@ -134,7 +143,7 @@ class Quantiser(nn.Module):
         """Move each code to the running mean of vectors [n, D] that chose it, of all processes together."""
         sizes = torch.zeros_like(self.sizes).index_add_(0, ids, torch.ones_like(vectors[:, 0]))
         sums = torch.zeros_like(self.sums).index_add_(0, ids, vectors)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _together():
             torch.distributed.all_reduce(sizes)
             torch.distributed.all_reduce(sums)
         self.sizes.lerp_(sizes, 1 - self.decay)
@@ -142,3 +151,25 @@ class Quantiser(nn.Module):
         seen = self.sizes[:, None] > _SEEN
         means = self.sums / self.sizes[:, None].clamp(min=_SEEN)
         self.codes.weight.copy_(torch.where(seen, means, self.codes.weight))
+
+    @torch.no_grad()
+    def _revive(self, vectors: Tensor, ids: Tensor) -> None:
+        """Put each code that no process chose for `restart` batches where one of the vectors [n, D] lies."""
+        chosen = torch.bincount(ids, minlength=len(self.idle))
+        found = vectors[torch.randint(len(vectors), (len(self.idle),), device=vectors.device)]
+        if _together():
+            torch.distributed.all_reduce(chosen)
+            torch.distributed.broadcast(found, src=0)
+        self.idle.add_(1).masked_fill_(chosen > 0, 0)
+        dead = self.idle >= self.restart
+        if self.normalise:  # as long as other codes are, so that one step of the optimiser turns it no further
+            found = found * self.codes.weight.norm(dim=1).mean()
+        self.codes.weight.copy_(torch.where(dead[:, None], found, self.codes.weight))
+        if self.update == "ema":
+            self.sizes.masked_fill_(dead, 1.0)
+            self.sums.copy_(torch.where(dead[:, None], found, self.sums))
+        self.idle.masked_fill_(dead, 0)
+
+
+def _together() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -139,6 +139,24 @@ def test_ids_and_codes_decode_to_the_same_picture_and_survive_saving(fields: dic
     assert torch.equal(loaded.decode(loaded.encode(seen).ids), again)
 
 
+def test_a_tokenizer_whose_codes_restart_is_saved_with_their_idle_batches(tmp_path: Path) -> None:
+    model = tokenizer(restart=5).train()
+    model(pictures())
+    assert int(model.quantiser.idle.max()) == 1
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.quantiser.idle, model.quantiser.idle)
+    with pytest.raises(UserError, match="codes cannot move after -1 batches"):
+        VQConfig(restart=-1)
+
+
+def test_centred_pictures_enter_within_minus_one_and_one() -> None:
+    model, seen = tokenizer(centred=True), pictures()
+    plain = tokenizer()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.states(seen)[0], plain.states(2 * seen - 1)[0])
+
+
 def test_pictures_of_another_shape_are_taken_where_tiles_fill_them() -> None:
     model = tokenizer()
     tokens = model.encode(torch.rand(1, 3, 8, 24))

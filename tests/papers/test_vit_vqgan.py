@@ -31,8 +31,7 @@ SMALL = [
     "model.heads=2", "critic=4", "codebook.batch=4", "codes.batch=4", "probe.batch=4",
 ]  # fmt: skip
 BUDGET = study.Budget(
-    codebook=Lesson(steps=1, batch=2, kind="adamw"), codes=Lesson(steps=1, batch=2), drawings=4, probed=12,
-    train_pictures=24, heldout_pictures=6,
+    steps=1, batch=2, codes=Lesson(steps=1, batch=2), drawings=4, probed=12, train_pictures=24, heldout_pictures=6,
 )  # fmt: skip
 
 
@@ -222,11 +221,12 @@ def test_a_codebook_s_use_is_a_share_of_all_codes_and_its_perplexity_of_equal_on
 def test_the_study_runs_all_arms_at_equal_budget(tmp_path: Path) -> None:
     result = run(study.headline(tmp_path / "work", BUDGET), 3, out=tmp_path / "a.json", work=tmp_path / "work")
     assert result["budget"]["equal"]
-    assert list(result["arms"]) == ["improved", "plain codebook", "plain VQGAN"]
+    kinds = ["improved", "plain codebook", "plain VQGAN"]
+    assert list(result["arms"]) == [*kinds, *(f"{kind}, no restarts" for kind in kinds)]
     for arm in result["arms"].values():
         assert (arm["steps"], arm["samples"]) == ([2] * 3, [4] * 3)
         assert {study.USED, study.ERROR, study.DRAWN, study.BITS, study.RIGHT} <= arm["metrics"].keys()
-    assert len(result["claims"]) == 8
+    assert len(result["claims"]) == 9
     assert not list((tmp_path / "work/training").iterdir()), "nothing is left of the trainings"
 
 

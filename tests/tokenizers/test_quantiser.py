@@ -99,6 +99,32 @@ def test_codes_that_follow_a_mean_go_to_what_they_stand_for_and_others_stay() ->
     assert torch.equal(quantiser.codes.weight, still)
 
 
+@pytest.mark.parametrize("options", [{"code_width": 4}, {"normalise": False}, {"normalise": False, "update": "ema"}])
+def test_codes_that_nobody_chooses_move_to_vectors_of_the_batch_and_others_stay(options: dict[str, Any]) -> None:
+    quantiser, _ = made(restart=2, **options)
+    states = torch.randn(2, 6, 8)
+    vectors = quantiser.before(states).flatten(0, 1)
+    first = quantiser(states)
+    unused = torch.bincount(first.ids.flatten(), minlength=40) == 0
+    assert torch.equal(quantiser.idle, unused.long()), "one batch is too early"
+    table = quantiser.codes.weight.detach().clone()
+    second = quantiser(states)
+    read = quantiser.read(quantiser._unit(table[second.ids]))
+    torch.testing.assert_close(second.states, read, msg="the decoder reads codes as they were looked up")
+    gaps = torch.cdist(
+        quantiser._unit(quantiser.codes.weight), quantiser._unit(vectors),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )  # fmt: skip
+    assert gaps.min(1).values[unused].max() < 1e-5
+    assert quantiser.idle.max() == 0
+    if "update" not in options:
+        assert torch.equal(quantiser.codes.weight[~unused], table[~unused])
+    still = quantiser.codes.weight.clone()
+    for _ in range(3):
+        quantiser.eval()(torch.randn(1, 1, 8))
+    assert torch.equal(quantiser.codes.weight, still)
+
+
 def test_another_width_needs_a_projection() -> None:
     assert Quantiser(8, 5, 3, out_width=12)(torch.randn(1, 4, 8)).states.shape == (1, 4, 12)
     with pytest.raises(ValueError, match="without a code_width"):

@@ -21,11 +21,14 @@ class VQConfig(PreTrainedConfig):
         encoder_width, encoder_depth, encoder_heads: of the encoder; the decoder's are the same where they are 0.
         head_width: of every attention head; 0 for width / heads.
         activation, qkv_bias, tanh_head, positions: see `tessera.tokenizers.vit.ViTShape`.
+        centred: pictures enter the encoder within [-1, 1], as VQGAN's do, and not within [0, 1], where what all tiles
+            share is most of what new weights see of them.
         codes: K, entries of the codebook.
         code_width: D of the factorised look-up; 0 looks vectors up at the encoder's width.
         normalise: vectors and codes of length 1.
         codebook: how codes move: "loss" or "ema".
         code_init: codes from N(0, 1), or "uniform" within 1 / K.
+        restart: batches of training that a code may go unchosen before it moves to where vectors are; 0: for ever.
         commitment: beta, the factor on the loss that draws vectors to their codes.
         logit_laplace: the decoder gives mean and spread of each pixel's logit instead of the pixel.
     """
@@ -50,12 +53,14 @@ class VQConfig(PreTrainedConfig):
     positions: Literal["learned", "sine2d"] = "learned"
     conv_widths: list[int] | tuple[int, ...] = (128, 128, 256, 256)
     conv_blocks: int = 2
+    centred: bool = False
     codes: int = 8192
     code_width: int = 32
     normalise: bool = True
     codebook: Literal["loss", "ema"] = "loss"
     ema_decay: float = 0.99
     code_init: Literal["normal", "uniform"] = "normal"
+    restart: int = 0
     commitment: float = 0.25
     logit_laplace: bool = True
 
@@ -76,6 +81,8 @@ class VQConfig(PreTrainedConfig):
                 f"code_width is 0, so that the decoder reads codes of the encoder's width {self.encoder_width} and not"
                 f" of {self.decoder_width}; set code_width, or one of the widths"
             )
+        if self.restart < 0:
+            raise UserError(f"codes cannot move after {self.restart} batches; restart is 0 or more")
         whole_tiles(self.image_size, self.image_size, self.tile)
 
     @property

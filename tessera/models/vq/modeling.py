@@ -72,6 +72,7 @@ class VQTokenizer(PreTrainedModel):
         self.quantiser = Quantiser(
             config.encoder_width, config.codes, config.code_width or None, out_width=config.decoder_width,
             normalise=config.normalise, update=config.codebook, decay=config.ema_decay, init=config.code_init,
+            restart=config.restart,
         )  # fmt: skip
         self.post_init()
 
@@ -83,7 +84,8 @@ class VQTokenizer(PreTrainedModel):
         """
         height, width = pixel_values.shape[-2:]
         grid = whole_tiles(height, width, self.config.tile)
-        return self.encoder(pixel_values.to(self.dtype)), grid
+        pictures = pixel_values.to(self.dtype)
+        return self.encoder(2 * pictures - 1 if self.config.centred else pictures), grid
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor, /) -> Tokens:
@@ -144,6 +146,8 @@ class VQTokenizer(PreTrainedModel):
             if module.update == "ema":
                 init.ones_(module.sizes)
                 init.copy_(module.sums, module.codes.weight)
+            if module.restart:
+                init.zeros_(module.idle)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
