@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -198,6 +199,18 @@ def test_samples_of_a_shard_come_by_number_in_any_order(tmp_path: Path) -> None:
         sample = source[index]
         assert sample.text == f"no {int(sample.id)}"
         assert sample.images[0].pil().getpixel((0, 0))[0] == int(sample.id)
+
+
+def test_a_member_is_read_whole_where_a_file_system_gives_less_or_cannot_read_at_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pread = _tar(tmp_path / "a.tar", _captioned(range(4))), os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, min(size, 3), start))
+    captions = {f"{number:05d}": f"no {number}" for number in range(4)}
+    assert _all(open_reader(path)) == captions
+    assert open_reader(path).source("pairs")[0].images[0].pil().size
+    monkeypatch.delattr(os, "pread")
+    assert _all(open_reader(path)) == captions
 
 
 def test_a_spoiled_picture_in_a_shard_is_named_by_shard_and_member(tmp_path: Path) -> None:

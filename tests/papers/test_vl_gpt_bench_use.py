@@ -93,7 +93,8 @@ def test_pictures_enter_both_sides_alike(tar: str) -> None:
 
 
 def test_a_step_with_its_data_and_one_without_both_learn(tar: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vl_gpt_bench_data, "STEPS", 1)
+    monkeypatch.setattr(vl_gpt_bench_data, "STEPS", 2)
+    monkeypatch.setattr(vl_gpt_bench_data, "HELD", 1)
     race = vl_gpt_bench_data.StageB(tar, CPU).race()
     race.ours()
     race.theirs()

@@ -4,10 +4,12 @@ number."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tarfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,25 @@ from tessera.errors import DataError, UserError
 from tessera.files import write_text
 
 Span = tuple[int, int]  # first byte, number of bytes
+
+
+@lru_cache(maxsize=32)
+def _held(path: Path) -> io.FileIO:
+    """The file, which stays open: to open it for each sample takes longer than to read one."""
+    return open(path, "rb", buffering=0)
+
+
+def _bytes(path: Path, start: int, size: int) -> bytes:
+    """`size` bytes of a file from `start` on, or fewer where it ends. Threads may read at once."""
+    if not hasattr(os, "pread"):  # Windows
+        with open(path, "rb") as opened:
+            opened.seek(start)
+            return opened.read(size)
+    file = _held(path)
+    found = os.pread(file.fileno(), size, start)
+    while len(found) < size and (more := os.pread(file.fileno(), size - len(found), start + len(found))):
+        found += more  # a file system may give less than it was asked for
+    return found
 
 
 @dataclass(frozen=True)
@@ -38,9 +59,7 @@ class Member:
         return open_image(self._first(MAX_BYTES + 1), name=str(self))
 
     def _first(self, limit: int) -> bytes:
-        with open(self.path, "rb") as file:
-            file.seek(self.start)
-            return file.read(min(self.size, limit))
+        return _bytes(self.path, self.start, min(self.size, limit))
 
     def __str__(self) -> str:
         return f"{self.path}:{self.name}"
@@ -72,6 +91,7 @@ def index_shard(path: Path) -> Shard:
         state = path.stat()
     except OSError:
         raise DataError(f"{path}: no such shard") from None
+    _held.cache_clear()  # what is open may be another file that had this name
     mark = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(root) / "tessera" / "shards" / f"{hashlib.sha256(mark.encode()).hexdigest()[:32]}.json"
