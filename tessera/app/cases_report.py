@@ -29,6 +29,17 @@ MODES = {
 
 
 @dataclass(frozen=True)
+class Said:
+    """A reply, and the option that it was read as; "" for none. `problem` stands where no reply came."""
+
+    mode: str
+    reply: str
+    problem: str
+    choice: str
+    right: bool
+
+
+@dataclass(frozen=True)
 class Example:
     """A case and what was said of it, by mode."""
 
@@ -36,7 +47,7 @@ class Example:
     question: str
     options: tuple[str, ...]
     answer: str
-    replies: tuple[tuple[str, str, bool], ...]
+    replies: tuple[Said, ...]
 
 
 def render(folder: str | Path, result: Mapping[str, Any], judged: Sequence[Judged]) -> Path:
@@ -75,7 +86,13 @@ def examples(judged: Sequence[Judged]) -> list[Example]:
 
 def _example(case: Case, row: Sequence[Judged]) -> Example:
     seen = any(one.answered.mode != "text" for one in row) and case.images
-    said = [(MODES[one.answered.mode], _short(one.answered.reply or one.answered.problem), one.right) for one in row]
+    said = [
+        Said(
+            MODES[one.answered.mode], _short(one.answered.reply), _short(one.answered.problem),
+            "" if one.choice is None else case.options[one.choice], one.right,
+        )
+        for one in row
+    ]  # fmt: skip
     return Example(
         _thumbnail(case.images[0]) if seen else "", _short(case.question), case.options, case.options[case.answer],
         tuple(said),

@@ -52,8 +52,7 @@ class Act:
             policy = _watched(actor, env, foreseen) if self.foresee else actor.within(env)
             window = actor.policy.config.window
             one = rollout(
-                env, policy, seed=seed, window=window, steps=self.steps, goal=self.goal, film=film,
-                options=None if self.task is None else {"task": self.task},
+                env, policy, seed=seed, window=window, steps=self.steps, goal=self.goal, film=film, task=self.task,
             )  # fmt: skip
             tried.append(one)
             films.append(_beside(one.frames, foreseen) if foreseen else one.frames)

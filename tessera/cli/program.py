@@ -52,13 +52,15 @@ OUTSIDE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.EIO,
 )  # fmt: skip
+HELP = ("-h", "--help", "help")
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
-def usage() -> str:
-    """The page that `tessera --help` prints."""
-    width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+def usage(group: str = "") -> str:
+    """The page that `tessera --help` prints, or `tessera GROUP --help` of the commands that begin with this word."""
+    shown = {name: what for name, (_, what) in COMMANDS.items() if not group or name.split()[0] == group}
+    width = max(len(name) for name in shown)
+    lines = [f"  {name:<{width}}  {what}" for name, what in shown.items()]
     return "\n".join(
         [
             f"Tessera {__version__}: models that see, say and draw.",
@@ -91,8 +93,11 @@ def find(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def run(words: Sequence[str]) -> None:
     """Run the command line `words` (without the program's name)."""
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in HELP:
         print(usage())
+        return
+    if words[0] in GROUPS and words[1:2] and words[1] in HELP:
+        print(usage(words[0]))
         return
     if words[0] in ("-V", "--version"):
         print(__version__)

@@ -172,10 +172,21 @@ def rollout(
     steps: int | None = None,
     goal: str = "",
     film: bool = False,
-    options: dict[str, Any] | None = None,
+    task: str | None = None,
 ) -> Rollout:
-    """One episode of a Gymnasium environment from its seed and the `options` of its reset; see `roll`."""
-    begun = env.reset(seed=seed, options=options)
+    """One episode of a Gymnasium environment from its seed; see `roll`.
+
+    Args:
+        task: the one that is tried, of an environment that has several: its `reset` takes "task" as an option, and its
+            `info` says it again.
+
+    Raises:
+        UserError: the environment does not know the task, or passes over it; or an action outside its limits.
+    """
+    begun = env.reset(seed=seed, options=None if task is None else {"task": task})
+    if task is not None and begun[1].get("task") != task:
+        name = env.spec.id if getattr(env, "spec", None) else type(env).__name__
+        raise UserError(f"the environment {name} takes no task, and was asked for {task!r}; leave --task out")
     return roll(env, policy, begun, window=window, steps=steps, goal=goal, film=film)
 
 

@@ -96,6 +96,8 @@ class T2TViTConfig(PreTrainedConfig):
                 f"dense_stages {list(self.dense_stages)} are {sum(self.dense_stages)} blocks and num_hidden_layers is"
                 f" {self.num_hidden_layers}; make them the same"
             )
+        if min(self.dense_stages, default=1) < 1:
+            raise UserError(f"dense_stages are {list(self.dense_stages)}; each has at least one block")
         whole_tiles(self.image_size, self.image_size, self.tile)
 
     @property

@@ -78,6 +78,8 @@ def test_one_command_asks_an_endpoint_and_writes_replies_scores_and_a_page(
     for heading in ("Accuracy", "No response", "Beside human readers", "Wrong hints", "Repeats", "Left out"):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("data:image/png;base64,") == 7
+    assert f"read as {OPTIONS[0]}" in page, "what a reply was read as stands beside it"
+    assert "no response: chooses no option" in page and "Shown image alone no case was answered" in page
 
 
 def by_its_note(text: str) -> str | None:

@@ -110,6 +110,12 @@ def test_help_names_every_command_and_each_explains_itself(capsys: pytest.Captur
         assert f"usage: tessera {name}" in capsys.readouterr().out
 
 
+def test_help_of_a_group_names_its_commands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "  zoo list " in page and "  zoo build " in page and "  papers " not in page
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -153,6 +153,15 @@ def test_strata_hold_each_case_once_with_its_readers() -> None:
     assert kinds["p"] <= kinds["p, corrected"] <= 1
 
 
+def test_a_mode_in_which_no_case_was_answered_has_no_strata() -> None:
+    made = CaseSet(
+        "made", tuple(case(number, strata={"image type": "eye" if number < 4 else "skin"}) for number in range(8))
+    )
+    found = score(made, [*replied(made, "text", [""] * 8), *replied(made, "image", [RIGHT] * 3 + [""] * 5)])
+    assert {one["mode"] for one in found["strata"]} == {"image"}
+    assert found["modes"]["text"]["no response"]["value"] == 1
+
+
 def test_quarters_need_four_different_groups() -> None:
     made = [case(number, votes=(0.5, 0.5, 0, 0, 0)) for number in (0, 1, 5, 6)]
     assert quartered(made, lambda one: one.human, ("a", "b", "c", "d")) == {}

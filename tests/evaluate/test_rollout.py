@@ -92,6 +92,15 @@ def test_an_action_outside_an_environments_limits_is_one_sentence() -> None:
         rollout(Counting(), lambda seen, goal: np.full(1, 3.5), seed=0)
 
 
+def test_a_task_that_an_environment_passes_over_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="the environment Counting takes no task, and was asked for 'lift'"):
+        rollout(Counting(), lambda seen, goal: np.zeros(1), seed=0, task="lift")
+    env = gymnasium.make(ID)
+    assert rollout(env, _expert(env.unwrapped), seed=0, task="lift").task == "lift"
+    with pytest.raises(UserError, match="the table has no task 'lfit'; did you mean 'lift'"):
+        rollout(env, _expert(env.unwrapped), seed=0, task="lfit")
+
+
 def test_the_expert_reaches_what_it_is_asked_for_and_its_film_has_a_frame_more_than_steps() -> None:
     env = gymnasium.make(ID, render_mode="rgb_array")
     tried = rollout(env, _expert(env.unwrapped), seed=3, film=True)

@@ -364,3 +364,16 @@ def test_the_configuration_is_written_and_read_whole(tmp_path):
     config = tiny_config(connector="pixel-shuffle", connector_options={"factor": 2}, vision_feature_layer=[1, -1])
     config.save_pretrained(tmp_path)
     assert LVLMConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("layer", [-2, [-2, -1]])
+def test_states_of_another_width_than_the_connector_reads_are_one_sentence(layer):
+    eyes = create(
+        "t2t-vit-dense", image_size=32, hidden_size=32, num_attention_heads=4, num_hidden_layers=3, token_width=16,
+        dense_stages=(1, 2), dense_growth=8,
+    )  # fmt: skip
+    model = LVLMForConditionalGeneration.from_parts(
+        eyes, causal_model(), image_token_id=SLOT, vision_feature_layer=layer
+    )
+    with pytest.raises(UserError, match="states of layer -2 of the T2TViT are 28 wide, and its last ones 36"):
+        model.encode_images(torch.zeros(1, 3, 32, 32))

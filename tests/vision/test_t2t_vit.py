@@ -242,6 +242,10 @@ def test_an_unknown_variant_is_answered_with_the_nearest():
         ({"splits": ()}, "splits is empty"),
         ({"num_attention_heads": 5}, "384 does not divide into 5 heads"),
         ({"block": "dense", "dense_stages": (1, 2)}, r"\[1, 2\] are 3 blocks and num_hidden_layers is 14"),
+        (
+            {"block": "dense", "dense_stages": (3, -2), "num_hidden_layers": 1},
+            r"\[3, -2\]; each has at least one block",
+        ),
         ({"token_layer": "performa"}, "cannot be built so"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ],

@@ -133,11 +133,12 @@ def divisions(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
 
 def strata(cases: Sequence[Case], first: Mapping[str, Sequence[Judged]]) -> list[dict[str, Any]]:
     """Accuracy by level of each division in each mode, with a one-way ANOVA of correctness over the levels, its p also
-    after Holm's correction for all of these looks."""
+    after Holm's correction for all of these looks. A mode in which no case was answered has no tables."""
     tables: list[dict[str, Any]] = []
+    told = {mode: rows for mode, rows in first.items() if any(one.choice is not None for one in rows)}
     for name, levels in divisions(cases).items():
         known = list(QUARTERS[name][1]) if name in QUARTERS else sorted(set(levels.values()))
-        for mode, rows in first.items():
+        for mode, rows in told.items():
             groups = {level: [one for one in rows if levels.get(one.case.id) == level] for level in known}
             lines = [_level(level, group) for level, group in groups.items() if group]
             if len(lines) > 1:

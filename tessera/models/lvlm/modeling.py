@@ -125,8 +125,8 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         """Pixels [M, 3, H, W] -> what the connector reads, [M, S, C], and its grid (h, w).
 
         Raises:
-            UserError: the encoder has no such layer, its states there are not a grid with a class token where one is
-                asked for, or its grid is too small for the reducer.
+            UserError: the encoder has no such layer, its states there are of another width than its last or not a grid
+                with a class token where one is asked for, or its grid is too small for the reducer.
         """
         layers = self.config.vision_feature_layers
         seen = self.vision(pixel_values.to(self.vision.dtype), output_hidden_states=bool(layers))
@@ -139,6 +139,12 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
                 f" states, which is not its grid of {seen.grid[0]} x {seen.grid[1]} with a class token; set"
                 " vision_feature_layer to None, or vision_feature_select_strategy to 'default'"
             )
+        for layer, state in zip(layers, states, strict=False):
+            if state.shape[-1] != self.vision.width:
+                raise UserError(
+                    f"the states of layer {layer} of the {type(self.vision).__name__} are {state.shape[-1]} wide, and its"
+                    f" last ones {self.vision.width}, which the connector reads; set vision_feature_layer to None or -1"
+                )
         tokens = torch.cat(states, dim=-1)
         if strategy == "class":
             return tokens[:, :1], (1, 1)
