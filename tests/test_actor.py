@@ -8,16 +8,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 import tessera
 from tessera.actor import Actor
 from tessera.data.sample import Image
 from tessera.errors import CheckpointError, UserError
 from tessera.models.policy import GR1Policy, Seen
+from tessera.models.policy.senses import Senses
+from tessera.zoo.senses import read_senses
 from tests.models.policy_tiny import tiny
-from tests.models.senses_tiny import WIDTHS, senses
+from tests.models.senses_tiny import WIDTHS, folder, senses
 
 SIZES = {"vision_width": WIDTHS[0], "text_width": WIDTHS[1], "state_size": 4, "action_size": 4}
+SHAPE = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
 GOAL = "push the red circle to the left"
 
 
@@ -109,3 +116,23 @@ def test_what_the_world_does_not_show_is_named(actor: Actor) -> None:
     del seen["hand"]
     with pytest.raises(UserError, match="reads static, hand, state; the world does not show hand, only static, state"):
         actor.act(seen, GOAL)
+
+
+def published_eyes(path: Path, kind: str) -> Senses:
+    """A published encoder of pictures of this kind, and the words of a CLIP."""
+    AutoModel.from_config(AutoConfig.for_model(kind, **SHAPE)).save_pretrained(path / "eyes")
+    return read_senses(str(path / "eyes"), str(folder(path / "words")))
+
+
+@pytest.mark.parametrize("kind", ["clip_vision_model", "siglip_vision_model", "vit", "vit_mae", "dinov2"])
+def test_a_policy_with_published_eyes_loads_as_often_as_it_is_saved(kind: str, tmp_path: Path) -> None:
+    seeing = published_eyes(tmp_path, kind)
+    sizes = {"vision_width": seeing.widths[0], "text_width": seeing.widths[1], "state_size": 4, "action_size": 4}
+    actor = Actor(tiny(**sizes), seeing)
+    actor.save(tmp_path / "once")
+    once = tessera.load(tmp_path / "once")
+    once.save(tmp_path / "twice")
+    twice = tessera.load(tmp_path / "twice")
+    for part in ("vision", "text"):
+        kept, again = (getattr(one.senses, part).state_dict() for one in (actor, twice))
+        assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)

@@ -375,5 +375,5 @@ def test_states_of_another_width_than_the_connector_reads_are_one_sentence(layer
     model = LVLMForConditionalGeneration.from_parts(
         eyes, causal_model(), image_token_id=SLOT, vision_feature_layer=layer
     )
-    with pytest.raises(UserError, match="states of layer -2 of the T2TViT are 28 wide, and its last ones 36"):
+    with pytest.raises(UserError, match="states of layer -2 of the T2TViT are 28 wide, and its last ones 36, as"):
         model.encode_images(torch.zeros(1, 3, 32, 32))

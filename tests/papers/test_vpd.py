@@ -84,6 +84,14 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {task: folder / task / "model" for task in COUNTED}
 
 
+@pytest.mark.parametrize("task", COUNTED)
+def test_what_was_loaded_is_saved_and_loads_again(task: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    once = load(trained[task])
+    once.save(tmp_path / "again")
+    kept, again = once.model.state_dict(), load(tmp_path / "again").model.state_dict()
+    assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
+
+
 @pytest.mark.light("vpd", "use")
 def test_one_s_own_pictures_are_learned_and_a_fresh_process_writes_what_it_sees(
     data: Path, trained: dict[str, Path], tmp_path: Path

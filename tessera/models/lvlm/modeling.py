@@ -142,8 +142,8 @@ class LVLMForConditionalGeneration(SeeingLanguageModel):
         for layer, state in zip(layers, states, strict=False):
             if state.shape[-1] != self.vision.width:
                 raise UserError(
-                    f"the states of layer {layer} of the {type(self.vision).__name__} are {state.shape[-1]} wide, and its"
-                    f" last ones {self.vision.width}, which the connector reads; set vision_feature_layer to None or -1"
+                    f"the states of layer {layer} of the {type(self.vision).__name__} are {state.shape[-1]} wide, and"
+                    f" its last ones {self.vision.width}, as the connector reads them; set vision_feature_layer to None"
                 )
         tokens = torch.cat(states, dim=-1)
         if strategy == "class":
