@@ -48,6 +48,9 @@ tessera bench train      # one of them
   cannot keep up with a GPU, `--workers 0` where a single core does all. Batches are the same for any number. Features
   of frozen encoders are computed once a picture, so that this matters in the first epoch.
 - **Few cores**: `OMP_NUM_THREADS` at the number of cores that the process has for itself.
+- **A study of small models**: `tessera reproduce SLUG --processes 2` trains two pairs of arm and seed at once, each
+  with half of the cores. Small models gain more from a process of their own than from threads. Each process loads parts
+  and data for itself.
 - **Words are generated on a processor**: nothing to switch in single precision, in which the layers are copied once in
   the order in which generation reads them. Weights that came from a file of 16 bits are held in 16 bits, with the
   same results and half the memory to read; those of a training in 32 bits are not. A model with adapters, in another

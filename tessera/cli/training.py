@@ -9,7 +9,6 @@ from typing import Literal
 
 from tessera.cli.options import argument, option
 from tessera.cli.printing import print_json, print_result
-from tessera.errors import UserError, nearest
 from tessera.papers.registry import TrainOptions, get
 
 
@@ -68,6 +67,11 @@ class Reproduce:
 
     slug: str = argument("the short name that `tessera papers` lists")
     seeds: int = option("how many seeds each arm is trained with", 3, least=3)
+    processes: int = option(
+        "how many pairs of arm and seed are trained at once, each with its share of the cores; small models gain most",
+        1,
+        least=1,
+    )
     study: str | None = option(
         "a further study of the paper, such as nlvr of vl-gpt (default: that of its claims)", None
     )
@@ -79,14 +83,9 @@ class Reproduce:
     def run(self) -> None:
         paper = get(self.slug)
         out = self.out or Path("results") / f"{'-'.join(filter(None, (self.slug, self.study)))}.json"
-        if self.study is None:
-            if self.data or self.model:
-                raise UserError("--data and --model belong to a further study; name it with --study")
-            result = paper.reproduce(seeds=self.seeds, out=out)
-        elif self.study in paper.studies:
-            result = paper.studies[self.study](seeds=self.seeds, out=out, data=self.data, model=self.model)
-        else:
-            raise UserError(f"{self.slug} has no study {self.study!r}{nearest(self.study, paper.studies)}")
+        result = paper.reproduce(
+            self.seeds, out, self.study, data=self.data, model=self.model, processes=self.processes
+        )
         if self.json:
             print_json(result)
         else:

@@ -120,7 +120,7 @@ class CvTPaper(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """The same arms on other pictures."""
         return FURTHER
 

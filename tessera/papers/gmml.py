@@ -162,6 +162,6 @@ class GMML(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """How much to hide, and the same arms on other pictures."""
         return FURTHER

@@ -33,10 +33,9 @@ from tessera.models.classifier import IMAGENET, ImageClassifier
 from tessera.models.masked_image import MaskedImageModel
 from tessera.objectives.group_masking import GroupMasking
 from tessera.papers.pictures import CloseUps, further
-from tessera.papers.registry import say
 from tessera.study.classifying import METRIC, Lesson, PictureBench, learn
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.train.engine import Stage, Trainer
 from tessera.train.masked_images import masked_loader, restoring_stage
 from tessera.train.optim import Optimiser
@@ -190,15 +189,14 @@ def area(work: Path, budget: Budget = BUDGET) -> Study:
     return Bench(f"{SLUG}-area", _shapes(budget), budget, work, AREAS, AREA_CLAIMS).study()
 
 
-def _reproduce_area(*, seeds: int, out: Path, data: Path | None, model: Path | None) -> dict[str, Any]:
+def _area(*, data: Path | None, model: Path | None) -> Study:
     if data is not None or model is not None:
         raise UserError("the study area draws its own pictures and trains its own models; leave out --data and --model")
-    work = WORK / f"{SLUG}-area"
-    return run(area(work), seeds, out=out, work=work, tell=say)
+    return area(WORK / f"{SLUG}-area")
 
 
 def _further(slug: str, world: ClassesWorld, work: Path) -> Study:
     return Bench(slug, world, BUDGET, work).study()
 
 
-FURTHER = {"area": _reproduce_area, **further(SLUG, _further)}
+FURTHER = {"area": _area, **further(SLUG, _further)}

@@ -330,6 +330,6 @@ class LXMERT(Paper):
         return headline(Run, RECIPES["mini"])
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """One task left out at a time, and sentences that people wrote."""
         return {"tasks": partial(tasks, Run, RECIPES["mini"]), "nlvr": partial(nlvr, Run, RECIPES["mini"])}

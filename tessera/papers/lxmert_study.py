@@ -29,9 +29,8 @@ from tessera.models.fusion import FusionForPreTraining, FusionForQuestionAnsweri
 from tessera.models.fusion.pretraining import REGION_TASKS
 from tessera.papers.lxmert_data import Streams, answer_scores
 from tessera.papers.lxmert_material import Material, of_pictures, with_mask
-from tessera.papers.registry import say
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.study.training import trained
 from tessera.train.engine import Stage, Trainer
 from tessera.train.select import choose_precision
@@ -230,9 +229,9 @@ def headline(begin: Any, recipe: Any, work: Path | None = None, budget: Budget =
 
 
 def tasks(
-    begin: Any, recipe: Any, *, seeds: int, out: Path, data: Path | None, model: Path | None, budget: Budget = DRAWN,
-    work: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    begin: Any, recipe: Any, *, data: Path | None, model: Path | None, work: Path | None = None,
+    budget: Budget = DRAWN,
+) -> Study:  # fmt: skip
     """The study of each task by leaving it out."""
     if data is not None or model is not None:
         raise UserError(
@@ -240,14 +239,13 @@ def tasks(
         )
     bench = drawn(begin, recipe, work or WORK / "lxmert-tasks", LEFT_OUT, budget)
     claims = [better(ALL, name, f"better than {name}", "each task helps (the paper's ablations)") for name in LEFT_OUT]
-    study = bench.study("lxmert-tasks", "one pre-training task left out at a time (drawn scenes)", claims[1:], NOTES)
-    return run(study, seeds, out=out, work=bench.work, tell=say)
+    return bench.study("lxmert-tasks", "one pre-training task left out at a time (drawn scenes)", claims[1:], NOTES)
 
 
 def nlvr(
-    begin: Any, recipe: Any, *, seeds: int, out: Path, data: Path | None, model: Path | None, budget: Budget = NLVR,
-    work: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    begin: Any, recipe: Any, *, data: Path | None, model: Path | None, work: Path | None = None,
+    budget: Budget = NLVR,
+) -> Study:  # fmt: skip
     """The study on NLVR: sentences that people wrote."""
     if model is not None:
         raise UserError("the study nlvr trains its own models; leave out --model")
@@ -274,5 +272,4 @@ def nlvr(
         better(ALL, max(true, 1 - true), "better than the commonest answer"),
     ]
     title = "five pre-training tasks on and off (NLVR, sentences that people wrote)"
-    study = bench.study("lxmert-nlvr", title, claims, (*NOTES, *NLVR_NOTES))
-    return run(study, seeds, out=out, work=bench.work, tell=say)
+    return bench.study("lxmert-nlvr", title, claims, (*NOTES, *NLVR_NOTES))

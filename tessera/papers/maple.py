@@ -203,7 +203,7 @@ class MaPLePaper(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """Prompts on other sets of pictures, and on the same classes drawn otherwise."""
         return FURTHER
 

@@ -41,11 +41,10 @@ from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError, nearest
 from tessera.evaluate.generalisation import Part, base_and_novel, harmonic_mean, transfer
 from tessera.files import short_hash
-from tessera.papers.registry import say
 from tessera.prompted import pixels_of, read_clip
 from tessera.study.classifying import Lesson, learn
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.train.select import choose_precision
 
 SLUG = "maple"
@@ -272,17 +271,16 @@ def domain_shift(work: Path, budget: Budget = BUDGET) -> Study:
     ).study()  # fmt: skip
 
 
-def _further(name: str, study: Callable[[Path], Study]) -> Callable[..., dict[str, Any]]:
-    def reproduce(*, seeds: int, out: Path, data: Path | None, model: Path | None) -> dict[str, Any]:
+def _further(name: str, study: Callable[[Path], Study]) -> Callable[..., Study]:
+    def made(*, data: Path | None, model: Path | None) -> Study:
         if data is not None or model is not None:
             raise UserError(f"the study {name} draws its pictures and takes {CLIP}; leave out --data and --model")
-        work = WORK / f"{SLUG}-{name}"
-        return run(study(work), seeds, out=out, work=work, tell=say)
+        return study(WORK / f"{SLUG}-{name}")
 
-    return reproduce
+    return made
 
 
-FURTHER: Mapping[str, Callable[..., dict[str, Any]]] = {
+FURTHER: Mapping[str, Callable[..., Study]] = {
     "cross-data-set": _further("cross-data-set", cross_data_set),
     "domain-shift": _further("domain-shift", domain_shift),
 }

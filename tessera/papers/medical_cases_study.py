@@ -32,18 +32,20 @@ from tessera.data.source import Split
 from tessera.data.worlds.scenes.world import ScenesSource, ScenesWorld
 from tessera.evaluate.cases.human import quartered
 from tessera.evaluate.cases.prompting import SEEING, Mode, prompt
+from tessera.evaluate.cases.reading import read_cases
 from tessera.evaluate.cases.respondents import Loaded
 from tessera.evaluate.cases.running import Plan, run
-from tessera.evaluate.cases.scenes import OPTIONS, one_object_world, scene_case, scene_cases
+from tessera.evaluate.cases.scenes import FILE, OPTIONS, one_object_world, scene_case, write_scene_cases
 from tessera.evaluate.cases.schema import CaseSet
 from tessera.evaluate.cases.scoring import QUARTERS, Judged, judge
-from tessera.files import atomic_folder, short_hash
+from tessera.files import atomic_file, atomic_folder, short_hash
 from tessera.models.folder import read_folder
 from tessera.models.lvlm import LVLMForConditionalGeneration
 from tessera.papers.asking import AskingBench, Budget
 from tessera.papers.lvlm_training import pixels_of
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
+from tessera.study.sharing import prepared
 from tessera.vision_chat import VisionChat
 from tessera.zoo.parts import quiet
 
@@ -164,11 +166,14 @@ class Bench(AskingBench):
         """The model of a seed, from its folder where an earlier arm left it."""
         if seed not in self._models:
             kept = self.work / "models" / f"{short_hash(self.shared)}-seed-{seed}"
-            if not kept.is_dir():
+
+            def write() -> None:
                 make = partial(self.parts.model, reducer="dct", keep_side=SIDE)
                 model, _, _ = self.learn(make, CaseSource(self.world, "train"), seed, self.shared)
                 with atomic_folder(kept) as aside, quiet():
                     model.save_pretrained(aside)
+
+            prepared(self.work, kept, write)
             found = read_folder(kept, LVLMForConditionalGeneration, torch.float32)
             self._models[seed] = VisionChat(found, self.tokenizer, pixels_of(found))
         return self._models[seed]
@@ -177,11 +182,19 @@ class Bench(AskingBench):
         """Cases with held-out objects, the same at every leak but for what the note says."""
         number = self.budget.heldout_pictures
         folder = self.work / "cases" / f"{short_hash([self.shared, leak])}"
-        made = scene_cases(folder, number, leak=leak, seed=SEED)
+
+        def write() -> None:
+            with atomic_folder(folder) as aside:
+                write_scene_cases(aside, number, leak=leak, seed=SEED)
+
+        def paint() -> None:
+            with atomic_file(folder / "grey.png") as aside:
+                PIL.new("RGB", (64, 64), GREY).save(aside, format="PNG")
+
+        made = read_cases(prepared(self.work, folder / FILE, write))
         if not grey:
             return made
-        file = folder / "grey.png"
-        PIL.new("RGB", (64, 64), GREY).save(file)
+        file = prepared(self.work, folder / "grey.png", paint)
         return replace(made, cases=tuple(replace(case, images=(file,)) for case in made.cases))
 
     def asked(self, arm: str, seed: int) -> list[Judged]:

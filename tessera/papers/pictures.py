@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +18,8 @@ from tessera.data.source import Source, Split
 from tessera.data.worlds.scenes.graph import SHAPES, SIZE
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError
-from tessera.papers.registry import say
 from tessera.study.design import Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 
 DENSE: Task = "segmentation"
 OFF = 5  # pixels that an object may lie off the middle of a close-up, each way
@@ -99,9 +97,7 @@ class _CloseUps:
         return f"{self.whole.fingerprint()}-{self.side}-{OFF}"
 
 
-def further(
-    slug: str, study: Callable[[str, ClassesWorld, Path], Study]
-) -> Mapping[str, Callable[..., dict[str, Any]]]:
+def further(slug: str, study: Callable[[str, ClassesWorld, Path], Study]) -> Mapping[str, Callable[..., Study]]:
     """The same arms on real pictures, as `tessera reproduce SLUG --study NAME` calls them: "emoji", "digits" and
     "omniglot".
 
@@ -109,14 +105,14 @@ def further(
         study: makes the study from the slug of its result, the pictures, and the folder that it works in.
     """
 
-    def named(name: str, open_world: Callable[[Path | None], ClassesWorld]) -> Callable[..., dict[str, Any]]:
-        def reproduce(*, seeds: int, out: Path, data: Path | None, model: Path | None) -> dict[str, Any]:
+    def named(name: str, open_world: Callable[[Path | None], ClassesWorld]) -> Callable[..., Study]:
+        def made(*, data: Path | None, model: Path | None) -> Study:
             if model is not None:
                 raise UserError(f"the study {name} trains its own models; leave out --model")
             own = f"{slug}-{name}"
-            return run(study(own, open_world(data), WORK / own), seeds, out=out, work=WORK / own, tell=say)
+            return study(own, open_world(data), WORK / own)
 
-        return reproduce
+        return made
 
     return {
         "emoji": named("emoji", _emoji),

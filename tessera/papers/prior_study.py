@@ -41,6 +41,7 @@ from tessera.objectives.routing import route
 from tessera.papers.lvlm_training import Parts, pixels_of
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
+from tessera.study.sharing import prepared
 from tessera.study.training import trained
 from tessera.train.blind import Captions, Reference, reference_stages, score
 from tessera.train.engine import Callback, Event, Stage, Trainer
@@ -201,7 +202,8 @@ class Bench:
         """What the references of a seed make of its captions, from its file where an earlier arm left it."""
         key = short_hash([filler, self.config])
         file = self.work / "scores" / f"{key}-seed-{seed}.safetensors"
-        if not file.is_file():
+
+        def write() -> None:
             captions, budget = self.captions(filler), self.budget
             references: list[PreTrainedModel] = []
 
@@ -216,7 +218,8 @@ class Bench:
             trainer = Trainer(folder, config={"key": key}, seed=seed, resume=True)
             with trained(trainer, stages, 2 * budget.reference_steps):
                 score(captions, references, self.rows(filler), budget.row_length).save(file)
-        return Scores.load(file)
+
+        return Scores.load(prepared(self.work, file, write))
 
     def stage(self, model: LVLMForConditionalGeneration, arm: str, seed: int) -> Stage:
         """Connector and language model learn the captions."""

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -137,17 +137,44 @@ class Paper:
         """The study of the paper's headline claims."""
         raise UserError(f"{self.slug} has no study")
 
-    def reproduce(self, seeds: int, out: Path) -> dict[str, Any]:
-        """Run `study`, write its result to `out` and give it. A stopped one goes on where it was."""
+    @property
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
+        """Further studies by name: functions of `data` and `model`, each a Path or None."""
+        return {}
+
+    def studied(self, name: str | None, data: Path | None = None, model: Path | None = None) -> Study:
+        """The study of that name, or that of the headline claims.
+
+        Raises:
+            UserError: there is none (the nearest is named), or files for a study that reads none.
+        """
+        if name is None:
+            if data or model:
+                raise UserError("--data and --model belong to a further study; name it with --study")
+            return self.study()
+        if name not in self.studies:
+            raise UserError(f"{self.slug} has no study {name!r}{nearest(name, self.studies)}")
+        return self.studies[name](data=data, model=model)
+
+    def reproduce(
+        self, seeds: int, out: Path, study: str | None = None, *, data: Path | None = None, model: Path | None = None,
+        processes: int = 1,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Run a study, by default `study`, write its result to `out` and give it. A stopped one goes on where it was.
+
+        Args:
+            data, model: what a further study reads and starts from.
+            processes: how many train at once.
+        """
         from tessera.study.engine import run  # numpy; most commands need neither
 
-        return run(self.study(), seeds, out=out, tell=say)
+        make = partial(_studied, self.slug, study, data, model)
+        return run(self.studied(study, data, model), seeds, out=out, tell=say, processes=processes, make=make)
 
-    @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
-        """Further studies by name: functions of `seeds`, `out`, `data` and `model`, each of the last two a Path or
-        None."""
-        return {}
+
+def _studied(slug: str, name: str | None, data: Path | None, model: Path | None) -> Study:
+    """A study by names alone, as another process can make it."""
+    return get(slug).studied(name, data, model)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ class T2TViTPaper(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """The same arms on emoji and on Omniglot."""
         return FURTHER
 

@@ -205,7 +205,7 @@ class TokenTransforming(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """The same arms on other pictures."""
         return FURTHER
 

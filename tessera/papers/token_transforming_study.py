@@ -49,6 +49,7 @@ from tessera.reduce.registry import create as create_reducer
 from tessera.study.classifying import METRIC, Budget, Lesson, PictureBench, learn
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
+from tessera.study.sharing import prepared
 from tessera.vision.registry import create
 
 SLUG = "token-transforming"
@@ -207,10 +208,13 @@ class Bench(PictureBench):
         if seed not in self._known:
             key = short_hash(self.config)
             kept = self.work / "models" / f"{key}-seed-{seed}"
-            if not kept.is_dir():
+
+            def write() -> None:
                 folder = self.work / "training" / f"{key}-seed-{seed}"
                 model, _, _ = learn(self.model, self.train, PIXELS, self.budget.lesson, seed=seed, work=folder)
                 Classifier(model).save(kept)
+
+            prepared(self.work, kept, write)
             self._known = {seed: self.whole(load_classifier(kept).model)}  # the seeds come one after the other
         return self._known[seed]
 

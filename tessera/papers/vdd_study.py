@@ -61,6 +61,7 @@ from tessera.models.lvlm import LVLMForConditionalGeneration
 from tessera.papers.asking import AskingBench, Budget, truth
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import WORK
+from tessera.study.sharing import prepared
 from tessera.vision_chat import VisionChat
 from tessera.zoo.parts import locate, quiet
 from tessera.zoo.upon import load as load_upon
@@ -215,7 +216,8 @@ class Bench(AskingBench):
         """The model that has learned from so large a share of yes, from its folder where an earlier run left it."""
         if (skew, seed) not in self._models:
             kept = self.work / "models" / f"{short_hash([skew, self.shared])}-seed-{seed}"
-            if not kept.is_dir():
+
+            def write() -> None:
                 source = Mixture(
                     [
                         (Existence(self.world, "train", skew), 1.0),
@@ -225,6 +227,8 @@ class Bench(AskingBench):
                 model, _, _ = self.learn(lambda: self.start().model, source, seed, [skew, self.shared])
                 with atomic_folder(kept) as aside, quiet():
                     model.save_pretrained(aside)
+
+            prepared(self.work, kept, write)
             self._models[skew, seed] = read_folder(kept, LVLMForConditionalGeneration, torch.float32)
         return self._models[skew, seed]
 

@@ -209,7 +209,7 @@ class ViTVQGAN(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """The same arms on emoji."""
         return FURTHER
 

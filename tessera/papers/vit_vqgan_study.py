@@ -15,7 +15,7 @@ every machine can draw, are the study of the light; `--study emoji` is of emoji.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +40,9 @@ from tessera.models.image_ar import ImageARConfig, ImageARInTraining, ImageARMod
 from tessera.models.vq import VQConfig, VQTokenizer
 from tessera.models.vq.training import Losses, TokenizerInTraining
 from tessera.papers.pictures import Shapes
-from tessera.papers.registry import say
 from tessera.study.classifying import Lesson, PictureBench
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.study.training import trained
 from tessera.train.engine import Trainer
 from tessera.train.image_codes import codes_stage, square_loader, tokenizer_stage
@@ -287,11 +286,10 @@ def on_emoji(work: Path, budget: Budget = BUDGET, world: ClassesWorld | None = N
     return Bench(f"{SLUG}-emoji", world or open_labelled("emoji"), budget, work).study()
 
 
-def _reproduce_emoji(*, seeds: int, out: Path, data: Path | None, model: Path | None) -> dict[str, Any]:
+def _emoji(*, data: Path | None, model: Path | None) -> Study:
     if data is not None or model is not None:
         raise UserError("the study emoji reads this machine's emoji font and trains its own models; leave out both")
-    work = WORK / f"{SLUG}-emoji"
-    return run(on_emoji(work), seeds, out=out, work=work, tell=say)
+    return on_emoji(WORK / f"{SLUG}-emoji")
 
 
-FURTHER: Mapping[str, Any] = {"emoji": _reproduce_emoji}
+FURTHER: Mapping[str, Callable[..., Study]] = {"emoji": _emoji}

@@ -33,10 +33,11 @@ from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import CONFIG, change
 from tessera.papers.vl_gpt_data import Streams
-from tessera.papers.vl_gpt_nlvr import reproduce as nlvr
+from tessera.papers.vl_gpt_nlvr import nlvr
 from tessera.papers.vl_gpt_report import write_report
-from tessera.papers.vl_gpt_study import reproduce
+from tessera.papers.vl_gpt_study import headline
 from tessera.papers.vl_gpt_writing import TIMES, states_and_targets, writing_stage, writing_steps
+from tessera.study.design import Study
 from tessera.tokenizers.aligned import aligned_start
 from tessera.train.engine import Callback, Event, Stage, Trainer
 from tessera.train.features import FeatureStore
@@ -478,12 +479,12 @@ class VLGPT(Paper):
                 write_report(assistant, options.out, command, [world for world, _ in read], pictures)
         return folder
 
-    def reproduce(self, seeds: int, out: Path) -> dict[str, Any]:
+    def study(self) -> Study:
         """The study of the paper's ablation and of its unification, at mini size."""
-        return reproduce(partial(Run, share_patches=True), STUDIED, seeds, out)
+        return headline(partial(Run, share_patches=True), STUDIED)
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """Further studies, for `tessera reproduce vl-gpt --study NAME`."""
         return {"nlvr": nlvr}
 

@@ -10,7 +10,7 @@ is held out, because its training sentences are not asked for: this is not the p
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +27,10 @@ from tessera.data.sample import Sample, Text
 from tessera.data.sequence import IGNORED
 from tessera.errors import CheckpointError, UserError
 from tessera.evaluate.intervals import exact_binomial
-from tessera.files import sha256, short_hash, write_json
+from tessera.files import sha256, short_hash
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
-from tessera.papers.vl_gpt_study import say
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.study.training import trained
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
@@ -134,7 +133,12 @@ class Bench:
         return Study(
             slug=SLUG, title="true or false, of sentences that people wrote (NLVR)", arms=arms, claims=claims,
             config=config, tuning="no arm was tuned: steps and rate were set before the first run", notes=NOTES,
+            further=self.by_seed,
         )  # fmt: skip
+
+    def by_seed(self, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The accuracy of each training with its exact binomial interval."""
+        return {"accuracy_by_seed": {name: _exact(arm, len(self.labels)) for name, arm in arms.items()}}
 
     def tune(self, arm: str, seed: int) -> Outcome:
         """A copy of the model, tuned on dev and judged on test."""
@@ -200,10 +204,8 @@ def _said(answer: str) -> Text:
     return Text(answer, role="assistant")
 
 
-def reproduce(
-    *, seeds: int, out: Path, data: Path | None, model: Path | None, budget: Budget = BUDGET, work: Path | None = None
-) -> dict[str, Any]:
-    """Run the study, write its result to `out` and give it. A stopped one goes on where it was.
+def nlvr(*, data: Path | None, model: Path | None, work: Path | None = None, budget: Budget = BUDGET) -> Study:
+    """The study of a trained model that is tuned on `data`.
 
     Args:
         data: folder of nlvr-dev.tar and nlvr-test.tar.
@@ -211,7 +213,7 @@ def reproduce(
         work: where trainings are kept, by default runs/studies/vl-gpt-nlvr.
 
     Raises:
-        UserError: no data were given, or fewer than three seeds.
+        UserError: no data were given.
         DataError: a file of the data is missing or holds no statements.
         CheckpointError: there is no model.
     """
@@ -223,13 +225,9 @@ def reproduce(
             f"{model} holds no trained model for the study nlvr to tune; train one with `tessera train vl-gpt --out"
             " runs/demo`, or name its folder with --model FOLDER"
         )
-    bench = Bench(data, model, budget, work or WORK / SLUG)
-    result = run(bench.study(), seeds, out=out, work=bench.work, tell=say)
-    result["accuracy_by_seed"] = {name: _exact(arm, len(bench.labels)) for name, arm in result["arms"].items()}
-    write_json(out, result)
-    return result
+    return Bench(data, model, budget, work or WORK / SLUG).study()
 
 
-def _exact(arm: dict[str, Any], statements: int) -> Sequence[dict[str, Any]]:
+def _exact(arm: Mapping[str, Any], statements: int) -> Sequence[dict[str, Any]]:
     shares = arm["metrics"]["accuracy"]["by_seed"]
     return [exact_binomial(round(share * statements), statements).to_json() for share in shares]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -32,6 +31,7 @@ from tessera.data.tasks import Mapped
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.files import sha256, short_hash
 from tessera.models.vlgpt.modeling import VLGPTForConditionalGeneration
+from tessera.papers.registry import say
 from tessera.papers.vl_gpt_data import Streams
 from tessera.papers.vl_gpt_measures import (
     Items,
@@ -46,7 +46,8 @@ from tessera.papers.vl_gpt_measures import (
     picture_first,
 )
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
+from tessera.study.sharing import alone
 from tessera.train.engine import Stage, Trainer
 from tessera.train.features import FeatureStore
 from tessera.train.log import read_lines
@@ -308,7 +309,8 @@ class Bench:
         folders = {}
         for stage, config in (("align", first), ("language", second)):
             folders[stage] = self.work / "training" / f"{stage}-{short_hash(config)}-seed-{seed}"
-            Trainer(folders[stage], config=config, seed=seed, resume=True).run(islice(stages, 1))
+            with alone(self.work, folders[stage]):  # arms of one seed share stage A
+                Trainer(folders[stage], config=config, seed=seed, resume=True).run(islice(stages, 1))
         assert begun.model is not None and self.patches is not None
         return Trained(Subject(begun.model.eval(), self.patches, streams.builder, parts.tokenizer), folders)
 
@@ -334,23 +336,6 @@ class Trained:
         return outcome
 
 
-def say(text: str) -> None:
-    """A line of progress."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def reproduce(
-    begin: Begin, recipe: Any, seeds: int, out: Path, *, budget: Budget = BUDGET, work: Path | None = None
-) -> dict[str, Any]:
-    """Run the study, write its result to `out` and give it. A stopped one goes on where it was.
-
-    Args:
-        begin, recipe: see `Bench`.
-        work: where trainings are kept, by default runs/studies/vl-gpt.
-
-    Raises:
-        UserError: fewer than three seeds.
-    """
-    folder = WORK / "vl-gpt" if work is None else work
-    return run(Bench(begin, recipe, budget, folder).study(), seeds, out=out, work=folder, tell=say)
+def headline(begin: Begin, recipe: Any, work: Path | None = None, budget: Budget = BUDGET) -> Study:
+    """The study of the paper's claims; see `Bench` for `begin` and `recipe`."""
+    return Bench(begin, recipe, budget, work or WORK / "vl-gpt").study()

@@ -206,7 +206,7 @@ class VPD(Paper):
         return headline()
 
     @property
-    def studies(self) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    def studies(self) -> Mapping[str, Callable[..., Study]]:
         """Latents as the autoencoder gives them, beside those that the U-Net was trained on."""
         return FURTHER
 

@@ -34,10 +34,9 @@ from tessera.errors import UserError
 from tessera.evaluate.dense import model_overlap
 from tessera.files import short_hash
 from tessera.models.diffusion.perception import PerceptionModel
-from tessera.papers.registry import say
 from tessera.perceiver import Perceiver
 from tessera.study.design import Arm, Claim, Outcome, Study
-from tessera.study.engine import WORK, run
+from tessera.study.engine import WORK
 from tessera.study.training import trained
 from tessera.train.dense import dense_loader, dense_stage
 from tessera.train.engine import Trainer
@@ -242,11 +241,10 @@ def latents(work: Path, budget: Budget = BUDGET) -> Study:
     ).study()  # fmt: skip
 
 
-def _latents(*, seeds: int, out: Path, data: Path | None, model: Path | None) -> dict[str, Any]:
+def _latents(*, data: Path | None, model: Path | None) -> Study:
     if data is not None or model is not None:
         raise UserError(f"the study latents draws its pictures and takes {PAINTER}; leave out --data and --model")
-    work = WORK / f"{SLUG}-latents"
-    return run(latents(work), seeds, out=out, work=work, tell=say)
+    return latents(WORK / f"{SLUG}-latents")
 
 
-FURTHER: Mapping[str, Callable[..., dict[str, Any]]] = {"latents": _latents}
+FURTHER: Mapping[str, Callable[..., Study]] = {"latents": _latents}

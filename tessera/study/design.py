@@ -98,7 +98,8 @@ class Study:
     """Arms, the claims about them, and what they share (`config`: data, sizes, budget; as JSON).
 
     `tuning` says in a sentence how much each arm was tuned: equal budget means equal tuning too. `notes` are
-    sentences that go with the result: what the metrics are, and what they do not show.
+    sentences that go with the result: what the metrics are, and what they do not show. `further` makes more fields of
+    the result from its "arms".
 
     Raises:
         UserError: two arms of one name, fewer than two arms, or a claim about an arm that is not there.
@@ -111,6 +112,7 @@ class Study:
     config: Mapping[str, Any] = field(default_factory=dict)
     tuning: str = "no arm was tuned"
     notes: Sequence[str] = ()
+    further: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

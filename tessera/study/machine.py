@@ -45,7 +45,7 @@ def _memory_gib() -> float | None:
     return round(size / 2**30, 1)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -65,7 +65,7 @@ def describe_machine() -> dict[str, Any]:
     flags = set((table.get("flags") or table.get("Features") or "").split())
     return {
         "cpu": table.get("model name") or platform.processor() or platform.machine(),
-        "cores": _cores(),
+        "cores": cores(),
         "memory_gib": _memory_gib(),
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
         "accelerators": _accelerators(),

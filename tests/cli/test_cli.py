@@ -25,7 +25,7 @@ FLAGS = {
     "show": "--json --results",
     "size": "--json --variant",
     "train": "--allow-other-data --data --out --parts --precision --resume --seed --set --size --steps --workers",
-    "reproduce": "--data --json --model --out --seeds --study",
+    "reproduce": "--data --json --model --out --processes --seeds --study",
     "caption": "--alpha --beta --debias --json --model",
     "ask": "--alpha --beta --debias --image --json --model",
     "draw": "--count --json --model --out --seed --sheet",

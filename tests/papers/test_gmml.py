@@ -171,7 +171,7 @@ def test_the_area_that_is_hidden_is_a_study_of_its_own(tmp_path: Path) -> None:
     paper = GMML()
     assert list(paper.studies) == ["area", "emoji", "digits", "omniglot"]
     with pytest.raises(UserError, match="leave out --data"):
-        paper.studies["area"](seeds=3, out=tmp_path / "x.json", data=tmp_path, model=None)
+        paper.studies["area"](data=tmp_path, model=None)
     study = gmml_study.area(tmp_path, BUDGET)
     assert [arm.config["restores"]["most"] for arm in study.arms] == [0.1, 0.3, 0.6, 0.9]
     outcome = study.arms[-1].run(0)

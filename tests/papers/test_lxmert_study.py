@@ -52,9 +52,8 @@ def test_the_headline_study_runs_both_arms_at_equal_steps_and_samples(tmp_path: 
 
 
 def test_nlvr_is_read_whole_and_judged_once_an_example(written: Path, tmp_path: Path) -> None:
-    result = nlvr(
-        Run, RECIPES["mini"], seeds=3, out=tmp_path / "x.json", data=written, model=None, budget=TINY, work=tmp_path
-    )
+    study = nlvr(Run, RECIPES["mini"], data=written, model=None, budget=TINY, work=tmp_path)
+    result = run(study, 3, out=tmp_path / "x.json", work=tmp_path)
     first, majority = result["claims"]
     assert first["against"] == NONE and majority["against"] == pytest.approx(4 / 6)
     assert result["budget"]["equal"] and list(result["arms"]) == [ALL, NONE]
@@ -121,4 +120,4 @@ def test_what_is_missing_or_too_much_is_one_sentence(words: str, sentence: str, 
 def test_further_studies_are_those_of_the_paper() -> None:
     assert set(LXMERT().studies) == {"tasks", "nlvr"}
     with pytest.raises(UserError, match="leave out --data and --model"):
-        tasks(Run, RECIPES["mini"], seeds=3, out=Path("x"), data=None, model=Path("m"))
+        tasks(Run, RECIPES["mini"], data=None, model=Path("m"))

@@ -229,7 +229,7 @@ def test_further_studies_judge_other_names_and_other_lights(tmp_path: Path) -> N
         assert len(made.config["classes"]) == 48
     assert get("maple").studies is FURTHER
     with pytest.raises(UserError, match="leave out --data and --model"):
-        FURTHER["domain-shift"](seeds=3, out=tmp_path / "r.json", data=Path("x"), model=None)
+        FURTHER["domain-shift"](data=Path("x"), model=None)
 
 
 def test_the_budget_gives_each_base_class_its_shots_ten_times() -> None:

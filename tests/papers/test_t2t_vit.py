@@ -161,7 +161,7 @@ def test_the_arms_change_their_study_s_fingerprint_and_nothing_else(tmp_path: Pa
     ],
 )
 def test_a_further_study_says_what_it_reads(study: str, given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    options = {"seeds": 3, "out": tmp_path / "r.json", "data": None, "model": None, **given}
+    options = {"data": None, "model": None, **given}
     with pytest.raises(UserError, match=sentence):
         FURTHER[study](**options)
     assert get("t2t-vit").studies is FURTHER

@@ -236,7 +236,7 @@ def test_the_same_arms_learn_emoji(tmp_path: Path) -> None:
     found = study.on_emoji(tmp_path, BUDGET, world)
     assert (found.slug, [arm.name for arm in found.arms]) == ("vit-vqgan-emoji", list(study.ARMS))
     with pytest.raises(UserError, match="leave out both"):
-        ViTVQGAN().studies["emoji"](seeds=3, out=tmp_path / "x.json", data=tmp_path, model=None)
+        ViTVQGAN().studies["emoji"](data=tmp_path, model=None)
 
 
 def test_tiles_are_mean_colours_and_scenes_of_one_shape_are_told() -> None:

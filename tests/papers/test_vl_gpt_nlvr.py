@@ -80,7 +80,7 @@ def test_the_study_runs_from_the_command_line_and_judges_against_the_majority(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = drawn if data == "drawn" else REAL
-    monkeypatch.setitem(vl_gpt_nlvr.reproduce.__kwdefaults__, "budget", TINY)
+    monkeypatch.setitem(vl_gpt_nlvr.nlvr.__kwdefaults__, "budget", TINY)
     assert main(["reproduce", "vl-gpt", "--study", "nlvr", "--data", str(given), "--model", str(model)]) == 0
     result: dict[str, Any] = json.loads((tmp_path / "results" / "vl-gpt-nlvr.json").read_text())
     assert list(result["arms"]) == list(ARMS) and result["budget"]["equal"]

@@ -19,7 +19,8 @@ from tessera.data.sample import Image
 from tessera.papers import vl_gpt, vl_gpt_study
 from tessera.papers.vl_gpt import STUDIED, Run, Schedule
 from tessera.papers.vl_gpt_measures import centred_cosine, found_first
-from tessera.papers.vl_gpt_study import BUDGET, JOINT, TARGETS, Bench, Budget, claims, reproduce
+from tessera.papers.vl_gpt_study import BUDGET, JOINT, TARGETS, Bench, Budget, claims, headline
+from tessera.study.engine import run
 from tessera.study.verdict import ITEMS, SEEDS
 
 STEPS = 2
@@ -43,7 +44,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(vl_gpt, "STUDIED", SMALL)
-        patch.setattr(vl_gpt, "reproduce", lambda *given: reproduce(*given, budget=TINY))
+        patch.setattr(vl_gpt, "headline", lambda *given: headline(*given, budget=TINY))
         assert main(["reproduce", "vl-gpt", "--seeds", "3"]) == 0
     return folder
 
@@ -94,7 +95,7 @@ def test_an_estimate_of_a_condition_is_scored_only_where_it_was_trained(result: 
 def test_a_finished_study_is_not_trained_again(done: Path, result: dict[str, Any], monkeypatch) -> None:
     monkeypatch.chdir(done)
     monkeypatch.setattr(vl_gpt_study, "load_mini", lambda: pytest.fail("the parts were loaded"))
-    again = reproduce(Run, SMALL, 3, done / "again.json", budget=TINY)
+    again = run(headline(Run, SMALL, budget=TINY), 3, out=done / "again.json")
     assert again["claims"] == result["claims"]
     assert "15 of 15 trainings were kept" in again["notes"][0]
 

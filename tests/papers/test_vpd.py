@@ -254,7 +254,7 @@ def test_an_arm_learns_from_latents_that_are_encoded_once_and_judges_every_held_
     assert not [*(tmp_path / "training").iterdir()]
     assert get("vpd").studies is FURTHER
     with pytest.raises(UserError, match="leave out --data and --model"):
-        FURTHER["latents"](seeds=3, out=tmp_path / "r.json", data=Path("x"), model=None)
+        FURTHER["latents"](data=Path("x"), model=None)
 
 
 def test_the_budget_shows_every_arm_as_many_pictures_as_there_are_to_learn_from() -> None:

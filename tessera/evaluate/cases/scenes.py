@@ -17,8 +17,7 @@ from tessera.data.source import Split
 from tessera.data.worlds.scenes.graph import COLOURS, SHAPES, Scene, SceneObject
 from tessera.data.worlds.scenes.world import ScenesWorld
 from tessera.errors import UserError
-from tessera.evaluate.cases.reading import read_cases
-from tessera.evaluate.cases.schema import Case, CaseSet
+from tessera.evaluate.cases.schema import Case
 from tessera.files import write_text
 
 OPTIONS = 5
@@ -98,12 +97,6 @@ def write_scene_cases(folder: str | Path, count: int = 200, *, leak: float = 0.5
         world.image("heldout", index).pil().save(folder / file, format="PNG")
     write_text(folder / FILE, "".join(json.dumps(_row(case)) + "\n" for case in cases))
     return folder / FILE
-
-
-def scene_cases(folder: str | Path, count: int, *, leak: float, seed: int) -> CaseSet:
-    """Those that `write_scene_cases` writes, read back; they are written where they are not there yet."""
-    file = Path(folder) / FILE
-    return read_cases(file if file.is_file() else write_scene_cases(folder, count, leak=leak, seed=seed))
 
 
 def _row(case: Case) -> dict[str, Any]:
