@@ -216,8 +216,8 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
     """LeRobot folders: of clips and of a robot, or one for both. Every tenth episode of the robot is held out.
 
     Raises:
-        UserError: more than two sets, or clips without the robot's first camera; later, on reading, an action outside
-            the limits of the table's own robot. Those of others are not known.
+        UserError: more than two sets, clips without the robot's first camera, or an action outside the limits of the
+            table's own robot. Those of others are not known.
         DataError: one cannot be read.
     """
     from tessera.data.lerobot import ACTION, STATE, STATS  # pyarrow and PyAV are an extra
@@ -225,11 +225,12 @@ def folders(recipe: Recipe, data: Sequence[str]) -> Material:
 
     if len(data) > 2:
         raise UserError(f"--data takes clips and a robot's episodes, not {len(data)} sets")
-    clips, robot = LeRobotEpisodes(data[0]), LeRobotEpisodes(data[-1])
+    clips = LeRobotEpisodes(data[0])
+    robot = clips if data[0] == data[-1] else LeRobotEpisodes(data[-1])
     if robot.info.get("robot_type") == ROBOT:
         from tessera.data.worlds.tabletop import Tabletop  # gymnasium too
 
-        robot.limits = Tabletop.action_limits
+        robot.check_actions(*Tabletop.action_limits)
     first = next(iter(robot.cameras))
     if first not in clips.cameras:
         raise UserError(

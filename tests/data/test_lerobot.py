@@ -61,7 +61,8 @@ def _same(one: Episode, other: Episode) -> bool:
 
 
 def test_episodes_read_back_as_they_were_numbers_exactly_and_pictures_within_3(whole: Path) -> None:
-    read = LeRobotEpisodes(whole, limits=(-1, 1))
+    read = LeRobotEpisodes(whole)
+    read.check_actions(-1, 1)
     assert read.lengths == [5, 12, 7, 3] and read.goals == ["push it", "lift it", "push it", "stack it"]
     assert not len(read.skipped) and read.fps == 10
     assert all(_same(one, other) for one, other in zip(EPISODES, read, strict=True))
@@ -166,7 +167,7 @@ def test_an_action_outside_the_limits_is_one_sentence(whole: Path, tmp_path: Pat
     with pytest.raises(
         UserError, match=r"d[xy] of an action of episode 0 of .* is .*, outside its limits -0.5 and 0.5"
     ):
-        LeRobotEpisodes(whole, limits=(-0.5, 0.5))[0]
+        LeRobotEpisodes(whole).check_actions(-0.5, 0.5)
     wild = _episode(4)
     wild.action[2, 1] = 7
     with pytest.raises(UserError, match="dy of an action of episode 1 is 7, outside its limits -1 and 1"):
@@ -298,7 +299,9 @@ def test_the_table_is_exported_and_shown_from_the_command_line(
     out = tmp_path / "set"
     assert main(["worlds", "export", "tabletop", "--out", str(out), "--count", "3"]) == 0
     assert capsys.readouterr().out.startswith("3 episodes of ")
-    assert len(LeRobotEpisodes(out, limits=(-1, 1))) == 3
+    made = LeRobotEpisodes(out)
+    made.check_actions(-1, 1)
+    assert len(made) == 3
     assert main(["worlds", "show", str(out), "--count", "1", "--out", str(tmp_path / "page.png")]) == 0
     assert PIL.open(tmp_path / "page.png").width > 1000
     assert main(["worlds", "export", str(out), "--out", str(tmp_path / "again")]) == 2

@@ -184,6 +184,7 @@ def test_an_action_outside_the_limits_of_the_table_s_robot_stops_a_training(
     assert main([*words, "--parts", f"vision={clip}", f"text={clip}", "--set", *SMALL]) == 2
     assert "dy of an action of episode 0 of" in (said := capsys.readouterr().err)
     assert "is 7, outside its limits -1 and 1; clip the action" in said
+    assert not (tmp_path / "run").exists(), "it is said before anything is trained"
 
 
 def test_what_cannot_be_is_said_before_anything_is_written(episodes: Path, clip: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image as PIL
 
 from tessera.data.episodes import Episode, checked_actions, episode_sample
@@ -51,12 +52,11 @@ class LeRobotEpisodes(Sequence[Episode]):
     Args:
         cameras: our name of each camera -> the data set's feature; by default all, each by the last part of its
             feature's name ("observation.images.static" is "static").
-        limits: lowest and highest value of actions, numbers or float [A]; None takes them as they are.
         memory: bytes of decoded episodes to keep.
 
     Raises:
         DataError: no such data set, another version of the format, nothing usable in it.
-        UserError: a camera that it does not have; later, on reading, an action outside the limits.
+        UserError: a camera that it does not have.
     """
 
     def __init__(
@@ -64,10 +64,9 @@ class LeRobotEpisodes(Sequence[Episode]):
         path: str | Path,
         *,
         cameras: Mapping[str, str] | None = None,
-        limits: tuple[Any, Any] | None = None,
         memory: int = MEMORY,
     ) -> None:
-        self.path, self.limits, self.memory = Path(path), limits, memory
+        self.path, self.memory = Path(path), memory
         self.name = str(path)
         self.info = _read_info(self.path)
         self.fps = float(self.info["fps"])
@@ -93,6 +92,15 @@ class LeRobotEpisodes(Sequence[Episode]):
     def goals(self) -> list[str]:
         """What each episode was told."""
         return [place.goal for place in self.places]
+
+    def check_actions(self, low: ArrayLike, high: ArrayLike) -> None:
+        """Raise UserError where an action of a usable episode is outside these limits, numbers or float [A]."""
+        names = self.features[ACTION].get("names")
+        actions = {path: _numbers(_table(path, [ACTION])[ACTION]) for path in {place.data for place in self.places}}
+        for place in self.places:
+            action = actions[place.data][list(place.rows)]
+            called = names if isinstance(names, list) and len(names) == action.shape[-1] else ()
+            checked_actions(action, low, high, called, where=f" of episode {place.number} of {self.name}")
 
     def fingerprint(self) -> str:
         """A hash of what describes the episodes, and of which of them are used."""
@@ -120,10 +128,6 @@ class LeRobotEpisodes(Sequence[Episode]):
         shown = [key for key in self.cameras.values() if key not in place.films]
         table = _table(place.data, [STATE, ACTION, *shown]).take(list(place.rows))
         state, action = (_numbers(table[key]) for key in (STATE, ACTION))
-        if self.limits is not None:
-            names = self.features[ACTION].get("names")
-            names = names if isinstance(names, list) and len(names) == action.shape[-1] else ()
-            checked_actions(action, *self.limits, names, where=f" of episode {place.number} of {self.name}")
         pictures = {}
         for name, key in self.cameras.items():
             if key in place.films:
