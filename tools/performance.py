@@ -44,9 +44,10 @@ tessera bench train      # one of them
 - **Samples are longer than a row** (they are skipped and counted): `--set row_length=512`. Short samples cost the same
   in rows of any length.
 - **Numbers are to be compared** with those of another machine or precision: `--precision fp32`.
-- **Pictures come from files**: a thread reads and decodes them beside the training; `--workers 2` or more where one
-  cannot keep up with a GPU, `--workers 0` where a single core does all. Batches are the same for any number. Features
-  of frozen encoders are computed once a picture, so that this matters in the first epoch.
+- **Pictures come from files**: beside a GPU a thread reads and decodes them, `--workers 2` or more where one cannot
+  keep up. Where the processor trains, reading takes its turn, which costs less; `--workers 1` where files are slow to
+  come, as over a network. Batches are the same for any number. Features of frozen encoders are computed once a picture,
+  so that this matters in the first epoch.
 - **Few cores**: `OMP_NUM_THREADS` at the number of cores that the process has for itself.
 - **A study of small models**: `tessera reproduce SLUG --processes 2` trains two pairs of arm and seed at once, each
   with half of the cores. Small models gain more from a process of their own than from threads. Each process loads parts

@@ -35,7 +35,9 @@ class Train:
     parts: dict[str, str] = option("published checkpoints by role, as in language=/models/llama-7b", {})
     set: dict[str, str] = option("fields of the recipe, as in align.batch=256 (see docs/training.md)", {})
     precision: Literal["auto", "bf16", "fp32"] = option("auto: bf16 where the hardware is fast at it", "auto")
-    workers: int | None = option("threads that read pictures ahead (default: 1 for files, 0 for worlds)", None, least=0)
+    workers: int | None = option(
+        "threads that read pictures ahead (default: 1 for files beside a GPU, else 0)", None, least=0
+    )
 
     def run(self) -> None:
         options = TrainOptions(

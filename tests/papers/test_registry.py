@@ -117,16 +117,18 @@ def test_listing_the_papers_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "workers", "threads"),
+    ("data", "workers", "gpu", "threads"),
     [
-        ((), None, 0),
-        (("scenes", "emoji"), None, 0),
-        (("scenes", "my/shards"), None, 1),
-        (("my/shards",), 0, 0),
-        ((), 3, 3),
+        ((), None, True, 0),
+        (("scenes", "emoji"), None, True, 0),
+        (("scenes", "my/shards"), None, True, 1),
+        (("scenes", "my/shards"), None, False, 0),
+        (("my/shards",), 0, True, 0),
+        ((), 3, False, 3),
     ],
 )
-def test_files_are_read_by_a_thread_and_drawn_worlds_by_none_unless_another_number_is_asked_for(
-    data: tuple[str, ...], workers: int | None, threads: int
+def test_a_thread_reads_files_beside_a_gpu_and_none_else_unless_another_number_is_asked_for(
+    data: tuple[str, ...], workers: int | None, gpu: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert TrainOptions(out=Path(), data=data, workers=workers).reading_threads == threads
