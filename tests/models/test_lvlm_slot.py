@@ -99,7 +99,7 @@ def test_placeholders_and_features_agree_for_odd_sides(height, width):
 class OddGrid(torch.nn.Module):
     """An encoder of pictures that are not square."""
 
-    dtype = torch.float32
+    dtype, width = torch.float32, VISION["hidden_size"]
 
     def __init__(self, rows, columns):
         super().__init__()

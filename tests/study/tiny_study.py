@@ -60,6 +60,7 @@ def _meet(pipe: Path, flags: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started deaf to it
     chosen, given = sys.argv[1], [Path(word) for word in sys.argv[2:]]
     again = partial(make, chosen, given[0])
     run(again(), 3, out=given[1] / "result.json", work=given[1], processes=2, make=again)
