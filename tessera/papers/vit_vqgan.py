@@ -24,6 +24,7 @@ from tessera.models.image_ar import ImageARConfig, ImageARInTraining, ImageARMod
 from tessera.models.vq import VQTokenizer
 from tessera.models.vq.published import load_published
 from tessera.models.vq.sizes import SIZES, named
+from tessera.papers import vit_vqgan_rates
 from tessera.papers.figures import Figure
 from tessera.papers.registry import Paper, TrainOptions, paper
 from tessera.papers.settings import change
@@ -127,7 +128,6 @@ class ViTVQGAN(Paper):
                 " brings scenes back a little better",
                 "VQGAN's convolutions stay at the mean picture with some seeds of the study, which is why claims"
                 " against them are unclear; 400 steps on codes are too few for any arm to draw a shape",
-                "the study's rates were chosen by hand on 150 of its own held-out scenes, for all kinds alike",
             ],
             "not built": [
                 "LPIPS's VGG with its learned weights of channels, PatchGAN, rejection sampling by a classifier",
@@ -220,8 +220,8 @@ class ViTVQGAN(Paper):
 
     @property
     def studies(self) -> Mapping[str, Callable[..., Study]]:
-        """The same arms on emoji."""
-        return FURTHER
+        """The same arms on emoji; what rate suits each of them."""
+        return {**FURTHER, "rates": vit_vqgan_rates.further}
 
 
 @lru_cache
