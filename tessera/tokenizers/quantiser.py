@@ -97,6 +97,11 @@ class Quantiser(nn.Module):
         if hasattr(self, "sums"):
             self.sums.copy_(self.codes.weight)
 
+    @property
+    def writes_codes(self) -> bool:
+        """Whether training writes into the codes beside the optimiser, which sharding would lose."""
+        return self.update == "ema" or self.restart > 0
+
     def _unit(self, x: Tensor) -> Tensor:
         return F.normalize(x.float(), dim=-1) if self.normalise else x.float()
 

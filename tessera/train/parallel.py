@@ -71,7 +71,8 @@ def wrap(accelerator: Accelerator, module: nn.Module) -> nn.Module:
     that the parts' `_no_split_modules` name, and the rest as one.
 
     Raises:
-        UserError: a trainable scalar, which FSDP2 cannot shard.
+        UserError: a trainable scalar, which FSDP2 cannot shard; a codebook that is written in training, which it would
+            undo.
     """
     device = accelerator.device
     if accelerator.num_processes == 1:
@@ -83,6 +84,12 @@ def wrap(accelerator: Accelerator, module: nn.Module) -> nn.Module:
     trained = [name for name, p in scalars.items() if p.requires_grad]
     if trained:
         raise UserError(f"FSDP2 cannot shard the scalar {trained[0]}; give it shape [1], freeze it, or use DDP")
+    written = [name for name, part in module.named_modules() if part.training and getattr(part, "writes_codes", False)]
+    if written:
+        raise UserError(
+            f"FSDP2 would undo what {written[0]} writes into its codes (running means, restarts); use DDP, or codes"
+            " that the loss alone moves (update=loss, restart=0)"
+        )
     mesh = init_device_mesh(device.type, (accelerator.num_processes,))
     blocks = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     for part in reversed(list(module.modules())):

@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 import torch._dynamo  # optimisers import it at their first step: once here, not once a child
+from safetensors.torch import save_file
 from torch import nn
 
 from tessera import files
 from tessera.errors import TesseraError
+from tessera.tokenizers.quantiser import Quantiser
 from tessera.train import checkpoint
 from tessera.train.engine import Callback, Stage, Trainer
 from tests.train.tiny import TinyLoader, tiny_stage, two_stages
@@ -152,6 +154,27 @@ def towers(rank: int, world: int, size: int) -> Iterator[Stage]:
     yield tiny_stage("towers", steps=6, model=Towers(), loader=loader)
 
 
+class Coded(nn.Module):
+    """[B, 8] -> [B, 5] by one of 16 codes, most of which nobody chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.quantiser = nn.Linear(8, 4), Quantiser(4, 16, restart=2)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.quantiser(self.before(x)[:, None]).states[:, 0])
+
+
+def coded(trainer: Trainer) -> Iterator[Stage]:
+    """Codes that restart; each process leaves its own in OUT-RANK.safetensors."""
+    model = Coded()
+    loader = TinyLoader(size=8 // trainer.world, rank=trainer.rank, world=trainer.world)
+    yield tiny_stage("coded", steps=6, model=model, loader=loader)
+    save_file({"codes": model.quantiser.codes.weight.detach()}, f"{trainer.out}-{trainer.rank}.safetensors")
+
+
 class DeadlyLoader(TinyLoader):
     """Sends its process `number` at the 10th batch."""
 
@@ -195,13 +218,16 @@ FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
 def together(out: Path) -> dict[str, Any]:
-    """One process, DDP and FSDP2 on two stages and on text-only ranks; then one of two killed or
+    """One process, DDP and FSDP2 on two stages and on text-only ranks; two with a codebook; then one of two killed or
     asked to stop, and the run resumed."""
     codes = {}
     for name, world, environment in (("one", 1, {}), ("ddp", 2, {}), ("fsdp", 2, FSDP2)):
         codes[name] = ranks(out / name, lambda t: two_stages(t.rank, t.world, size=8), world, **environment)
         towers_out = out / f"towers-{name}"
         codes[f"towers-{name}"] = ranks(towers_out, lambda t: towers(t.rank, t.world, size=8), world, **environment)
+
+    codes["coded"] = ranks(out / "coded", coded, 2)
+    codes["coded sharded"] = ranks(out / "coded-sharded", coded, 2, **FSDP2)
 
     def struck(trainer: Trainer, number: signal.Signals) -> Iterator[Stage]:
         for stage in two_stages(trainer.rank, trainer.world, size=8):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from tessera.tokenizers.quantiser import Quantiser
 from tests.train.test_resume import children
 from tests.train.tiny import assert_equal_runs, metrics
 
@@ -43,6 +45,19 @@ def test_two_processes_equal_one(recipe: str, kind: str, runs: tuple[Path, dict[
 def test_fsdp2_was_really_used(runs: tuple[Path, dict[str, Any]]):
     assert "FSDP2" in (runs[0] / "fsdp-0.log").read_text()
     assert "DDP" in (runs[0] / "ddp-0.log").read_text()
+
+
+def test_codes_that_restart_are_the_same_in_all_processes_and_are_not_sharded(runs: tuple[Path, dict[str, Any]]):
+    out, found = runs
+    assert found["codes"]["coded"] == [0, 0], (out / "coded-0.log").read_text()
+    first, second = (load_file(out / f"coded-{rank}.safetensors")["codes"] for rank in (0, 1))
+    assert torch.equal(first, second)
+    torch.manual_seed(0)
+    torch.nn.Linear(8, 4)
+    turned = torch.nn.functional.cosine_similarity(Quantiser(4, 16).codes.weight, first) < 0.99
+    assert turned.float().mean() > 0.5, "most codes were put elsewhere"
+    assert found["codes"]["coded sharded"] == [2, 2]
+    assert "FSDP2 would undo what" in (out / "coded-sharded-0.log").read_text()
 
 
 def test_a_killed_process_ends_the_other_within_the_timeout_and_the_run_resumes(runs: tuple[Path, dict[str, Any]]):
