@@ -98,6 +98,23 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def check_file(path: str | Path) -> Path:
+    """`path`, before the work is done whose result goes there.
+
+    Raises:
+        UserError: a folder is there, or what should be a folder above it is none or cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file, such as one in it")
+    above = next(one for one in path.absolute().parents if one.exists())
+    if not above.is_dir():
+        raise UserError(f"{path} cannot be written, since {above} is no folder; choose another path")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{path} cannot be written, since {above} may only be read; choose another path")
+    return path
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
 

@@ -32,8 +32,8 @@ class Act:
     episodes: int = option("tries", 10, least=1)
     steps: int | None = option("longest try (default: the environment's own)", None, least=1)
     seed: int = option("of the first try; the others have the next numbers", 0, least=0)
-    out: Path | None = option("write a film of all tries there, such as video.mp4", None)
-    sheet: Path | None = option("write pictures of all tries there, a row each, such as sheet.png", None)
+    out: Path | None = option("write a film of all tries there, such as video.mp4", None, file=True)
+    sheet: Path | None = option("write pictures of all tries there, a row each, such as sheet.png", None, file=True)
     foresee: bool = option("beside each picture of film or sheet, what the policy expects to see", False)
     json: bool = option("print JSON", False)
 

@@ -21,16 +21,20 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tessera.errors import UserError, nearest
+from tessera.files import check_file
 
 _Options = TypeVar("_Options")
 LARGEST = 2**63 - 1  # of a bounded whole number: what a random generator takes as its seed
 _KINDS = {int: "a whole number", float: "a number", Path: "a path", str: "text"}
 
 
-def option(text: str, default: Any = dataclasses.MISSING, *, least: int | None = None) -> Any:
-    """A field that is given as `--name VALUE`; without a default it must be given. A number is at least `least`."""
+def option(
+    text: str, default: Any = dataclasses.MISSING, *, least: int | None = None, file: bool = False
+) -> Any:  # fmt: skip
+    """A field that is given as `--name VALUE`; without a default it must be given. A number is at least `least`, a path
+    with `file` is one where the command's result can be written."""
     factory = {"default_factory": dict} if default == {} else {"default": default}
-    return dataclasses.field(**factory, metadata={"help": text, "least": least}, kw_only=True)
+    return dataclasses.field(**factory, metadata={"help": text, "least": least, "file": file}, kw_only=True)
 
 
 def argument(text: str, default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
@@ -57,6 +61,16 @@ def _converter(kind: type, flag: str, least: int | None) -> Any:
         return value
 
     return convert
+
+
+def _new_file(flag: str) -> Any:
+    def check(text: str) -> Path:
+        try:
+            return check_file(text)
+        except UserError as error:
+            raise UserError(f"{flag}: {error}") from None
+
+    return check
 
 
 def _chooser(choices: Sequence[str], flag: str) -> Any:
@@ -102,6 +116,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     shape = _shape(hint, flag, field.metadata.get("least"))
     if field.metadata.get("metavar"):
         shape["metavar"] = field.metadata["metavar"]
+    if field.metadata.get("file"):
+        shape["type"] = _new_file(flag)
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     default = None if required else _default(field)
     text = field.metadata["help"]

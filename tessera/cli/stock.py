@@ -104,7 +104,7 @@ class WorldsShow:
     task: str | None = option("pairs, questions, edits, pages, episodes, … (default: the world's first)", None)
     split: Literal["train", "heldout"] = option("which part of the world", "train")
     count: int = option("how many samples", 8, least=1)
-    out: Path = option("the sheet", Path("world.png"))
+    out: Path = option("the sheet", Path("world.png"), file=True)
 
     def run(self) -> None:
         from tessera.data.worlds.base import open_world

@@ -79,7 +79,9 @@ class Reproduce:
     )
     data: Path | None = option("files that a further study reads", None)
     model: Path | None = option("folder of the trained model that a further study starts from", None)
-    out: Path | None = option("the result file (default results/SLUG.json, or results/SLUG-STUDY.json)", None)
+    out: Path | None = option(
+        "the result file (default results/SLUG.json, or results/SLUG-STUDY.json)", None, file=True
+    )
     json: bool = option("print the result as JSON", False)
 
     def run(self) -> None:

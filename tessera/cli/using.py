@@ -169,7 +169,7 @@ class Draw:
     out: Path = option("folder for the drawings", Path("drawings"))
     count: int = option("drawings of each text, from one seed after the other", 1, least=1)
     seed: int = option("of the noise that the first drawing starts from", 0, least=0)
-    sheet: Path | None = option(f"{_SHEET}, a row for each seed", None)
+    sheet: Path | None = option(f"{_SHEET}, a row for each seed", None, file=True)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
@@ -203,7 +203,7 @@ class Sample:
     top_p: float = option("draw among the fewest codes that are so likely together", 1.0)
     guidance: float = option("above 1: more of the class that --of names, at twice the time", 1.0)
     out: Path = option("folder for the pictures", Path("samples"))
-    sheet: Path | None = option(_SHEET, None)
+    sheet: Path | None = option(_SHEET, None, file=True)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
@@ -233,7 +233,7 @@ class Reconstruct:
     images: tuple[Path, ...] = argument("pictures", metavar="IMAGE")
     model: Path = option(_CODES)
     out: Path = option("folder for what comes back", Path("reconstructions"))
-    sheet: Path | None = option(f"{_SHEET}, each to the right of its picture", None)
+    sheet: Path | None = option(f"{_SHEET}, each to the right of its picture", None, file=True)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
@@ -353,7 +353,9 @@ class SegmentImages:
     phrase: str | None = option("what to find, for a model that finds what phrases name", None)
     scene: str | None = option("the kind of scene, for a model of depth that knows several", None)
     out: Path = option("folder for what is seen", Path("segmented"))
-    sheet: Path | None = option(f"{_SHEET}, each to the right of its picture; what is nearest is white", None)
+    sheet: Path | None = option(
+        f"{_SHEET}, each to the right of its picture; what is nearest is white", None, file=True
+    )
     json: bool = option("print JSON", False)
 
     def run(self) -> None:
@@ -402,7 +404,7 @@ class Embed:
     inputs: tuple[str, ...] = argument("pictures, or sentences in quotes", metavar="INPUT")
     model: Path = option(_MODEL)
     text: bool = option("the inputs are sentences", False)
-    out: Path | None = option("write the vectors [N, D] there as `embeddings` of a safetensors file", None)
+    out: Path | None = option("write the vectors [N, D] there as `embeddings` of a safetensors file", None, file=True)
 
     def run(self) -> None:
         inputs = _words(self.inputs, "text") if self.text else _pictures(tuple(Path(name) for name in self.inputs))
@@ -429,7 +431,7 @@ class Evaluate(_Answering):
         " --debias names them)",
         None,
     )
-    out: Path | None = option("also write the result there as JSON", None)
+    out: Path | None = option("also write the result there as JSON", None, file=True)
     json: bool = option("print JSON", False)
 
     def run(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tessera.errors import DataError, UserError
 from tessera.evaluate.intervals import t_interval
-from tessera.files import write_json
+from tessera.files import check_file, write_json
 from tessera.study import cells
 from tessera.study.cells import Cell
 from tessera.study.design import Arm, Outcome, Study
@@ -50,7 +50,7 @@ def run(
         make: for more than one process: a function that pickles, with arguments that do, and makes `study` anew.
 
     Raises:
-        UserError: fewer than three seeds, or a claimed metric that an arm does not give.
+        UserError: fewer than three seeds, a claimed metric that an arm does not give, or no place for `out`.
         DataError: `out` is there and is no result of a study, or a kept outcome is damaged.
         TrainingStopped: one of several processes was killed.
     """
@@ -58,7 +58,7 @@ def run(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if len(set(chosen)) < MIN_SEEDS or len(set(chosen)) != len(chosen):
         raise UserError(f"a study needs {MIN_SEEDS} different seeds or more, not {chosen}")
-    out = Path(out) if out is not None else Path("results") / f"{study.slug}.json"
+    out = check_file(out if out is not None else Path("results") / f"{study.slug}.json")
     folder = Path(work) if work is not None else WORK / study.slug
     design = _designs(out, study.design_hash(chosen))
     progress = _Progress(study, chosen, folder, tell)
