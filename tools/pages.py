@@ -114,7 +114,8 @@ def _shown(value: Any) -> str:
 
 
 def measured(name: str, result: Mapping[str, Any]) -> Iterator[str]:
-    """A study: plot, claims with intervals and verdicts, and what it was made on."""
+    """A study: plot, claims with intervals and verdicts (scores of the arms, where nothing is claimed), and what it was
+    made on."""
     yield f"## Measured: {result['title']}"
     yield f"![every arm with its 95 % interval, and each seed]({name}.svg)"
     rows = []
@@ -124,7 +125,15 @@ def measured(name: str, result: Mapping[str, Any]) -> Iterator[str]:
         spans = "<br>".join(f"{interval(one)} ({one['method'].split(' over ')[1]})" for one in claim["intervals"])
         what = f"{claim['name']}: {claim['arm']} − {against}, {claim['metric']}"
         rows.append((what, spans, claim["expect"] + by, f"**{claim['verdict']}**", claim["published"]))
-    yield table(("claim", "difference, 95 % interval", "expected", "verdict", "published"), rows)
+    if rows:
+        yield table(("claim", "difference, 95 % interval", "expected", "verdict", "published"), rows)
+    else:
+        names = sorted({name for arm in result["arms"].values() for name in arm["metrics"]})
+        scores = [
+            (name, *(interval(arm["metrics"][one]) if one in arm["metrics"] else "" for one in names))
+            for name, arm in result["arms"].items()
+        ]
+        yield table(("arm", *(f"{name}, 95 % interval over seeds" for name in names)), scores)
     machine = result["machine"]
     budget = result["budget"]
     seeds = ", ".join(map(str, result["seeds"]))

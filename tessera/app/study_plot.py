@@ -1,6 +1,7 @@
 """A study's plot as an SVG file of its own: every arm's score with its 95 % interval, and each seed as a dot.
 
-One panel for each metric that a claim speaks of. It follows the light and dark of where it is shown.
+One panel for each metric that a claim speaks of, or, where nothing is claimed, for each that all arms have. It
+follows the light and dark of where it is shown.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ text { fill: #e6edf3; } .soft { fill: #8d96a0; } .grid { stroke: #30363d; } .ran
 
 
 def study_plot(result: Mapping[str, Any]) -> str:
-    """The plot of a result, as `tessera.study.engine.run` gives it; "" where no claim has a metric."""
-    metrics = list(dict.fromkeys(claim["metric"] for claim in result["claims"]))
+    """The plot of a result, as `tessera.study.engine.run` gives it; "" where there is no such metric."""
+    shared = set.intersection(*(set(arm["metrics"]) for arm in result["arms"].values()))
+    metrics = list(dict.fromkeys(claim["metric"] for claim in result["claims"])) or sorted(shared)
     body: list[str] = []
     height = 8
     for metric in metrics:

@@ -29,22 +29,15 @@ from tessera.papers.vit_vqgan_study import (
     codebook_stage,
     pictures,
 )
-from tessera.study.design import Arm, Claim, Outcome, Study
+from tessera.study.design import Arm, Outcome, Study
 from tessera.study.engine import WORK
 from tessera.study.training import trained
 from tessera.train.engine import Trainer
 from tessera.train.stage import Stage
 
-TRIED = (3e-4, 1e-3, 3e-3)
+TRIED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # the first is the paper's
 SEEDS_FROM = 100  # the claims are judged with seeds from 0
 ARMS = {f"{kind}, {lr:g}": (kind, lr) for kind in RATES for lr in TRIED}
-CLAIMS = tuple(
-    Claim(
-        name=f"{kind} learns better at {low:g} than at {high:g}", metric=ERROR, arm=f"{kind}, {low:g}",
-        against=f"{kind}, {high:g}", expect="lower", published="no figure; the paper's rate is 0.0001",
-    )
-    for kind in RATES for low, high in zip(TRIED, TRIED[1:], strict=False)
-)  # fmt: skip
 NOTES = (
     "Arms learn from the training pictures of the study of the claims but its last ones, on which they are judged; so"
     " many are kept back as that study holds out.",
@@ -97,7 +90,7 @@ class Rates(Bench):
         arms = [Arm(name=name, run=partial(self.outcome, name), config=self.settings(name)) for name in ARMS]
         return Study(
             slug=self.slug, title=f"rates at which tokenizers are compared ({self.world.name})", arms=arms,
-            claims=CLAIMS, config=self.config, notes=NOTES, tuning="this is the tuning",
+            claims=(), config=self.config, notes=NOTES, tuning="this is the tuning",
         )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def _cell(arm: Mapping[str, Any], metric: str) -> str:
 
 
 def table(result: Mapping[str, Any]) -> RenderableType:
-    """Claims with their verdicts, arms with their scores, then budget, seeds, machine and notes."""
+    """Claims, if any, with their verdicts, arms with their scores, then budget, seeds, machine and notes."""
     machine = result["machine"]
     lines = [
         f"budget: {result['budget']['note']}",
@@ -73,7 +73,8 @@ def table(result: Mapping[str, Any]) -> RenderableType:
         *result["notes"],
     ]
     colour = "" if result["budget"]["equal"] else "bold red"
-    return Group(_claims(result), *_arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
+    claims = [_claims(result)] if result["claims"] else [Text(f"{result['slug']}: {result['title']}")]
+    return Group(*claims, *_arms(result), Text(lines[0], style=colour), *map(Text, lines[1:]))
 
 
 def text(result: Mapping[str, Any], width: int = 120) -> str:
