@@ -16,6 +16,7 @@ from tessera.cli import main
 from tessera.errors import DataError
 from tessera.papers.figures import beside
 from tessera.papers.registry import get, papers
+from tessera.study import table
 from tessera.study.design import Arm, Claim, Outcome, Study
 from tessera.study.engine import run
 from tools import pages
@@ -57,11 +58,20 @@ def test_a_plot_has_a_panel_for_each_claimed_metric_and_a_dot_for_each_seed(resu
     assert means[2] < means[3], "the lower loss to the left"
 
 
-def test_equal_scores_and_a_study_without_claims_are_drawn(result: dict[str, Any]) -> None:
+def test_a_study_that_claims_nothing_shows_all_that_its_arms_share(result: dict[str, Any]) -> None:
+    del result["arms"]["old"]["metrics"]["loss"]
+    plain = {**result, "claims": []}
+    root = ElementTree.fromstring(study_plot(plain))
+    assert [element.text for element in root.iter(f"{SVG}text") if element.get("class") == "title"] == ["score"]
+    page, shown = "\n".join(pages.measured("vl-gpt", plain)), table.text(plain)
+    assert "| old |  | 0.5" in page and "verdict" not in page
+    assert "vl-gpt: new against old" in shown and "verdict" not in shown
+
+
+def test_equal_scores_are_drawn(result: dict[str, Any]) -> None:
     for arm in result["arms"].values():
         arm["metrics"]["score"] = {"value": 0.5, "low": 0.5, "high": 0.5, "by_seed": [0.5, 0.5, 0.5]}
     assert "nan" not in study_plot(result)
-    assert study_plot({**result, "claims": []}) == ""
 
 
 def test_show_prints_a_study_of_one_s_own_with_its_intervals_and_lights_its_claim(

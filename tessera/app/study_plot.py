@@ -26,7 +26,7 @@ text { fill: #e6edf3; } .soft { fill: #8d96a0; } .grid { stroke: #30363d; } .ran
 
 
 def study_plot(result: Mapping[str, Any]) -> str:
-    """The plot of a result, as `tessera.study.engine.run` gives it; "" where there is no such metric."""
+    """The plot of a result, as `tessera.study.engine.run` gives it; "" where arms share no metric."""
     shared = set.intersection(*(set(arm["metrics"]) for arm in result["arms"].values()))
     metrics = list(dict.fromkeys(claim["metric"] for claim in result["claims"])) or sorted(shared)
     body: list[str] = []

@@ -15,6 +15,7 @@ import tessera
 from tessera.cli import main
 from tessera.errors import CheckpointError, UserError
 from tessera.evaluate.codebook import bits_per_code, perplexity, usage
+from tessera.papers import vit_vqgan_rates
 from tessera.papers import vit_vqgan_study as study
 from tessera.papers.figures import beside
 from tessera.papers.pictures import Shapes
@@ -25,6 +26,7 @@ from tessera.study.engine import run
 from tests.models.vq_tiny import codes, image_model
 from tests.papers.path_to_loss import files_on_the_way_to
 
+RESULTS = Path(__file__).parents[2] / "results"
 SMALL = [
     "tokenizer.image_size=16", "tokenizer.patch_size=4", "tokenizer.encoder_width=16", "tokenizer.encoder_depth=1",
     "tokenizer.encoder_heads=2", "tokenizer.codes=20", "tokenizer.code_width=4", "model.width=16", "model.depth=2",
@@ -237,6 +239,26 @@ def test_the_same_arms_learn_emoji(tmp_path: Path) -> None:
     assert (found.slug, [arm.name for arm in found.arms]) == ("vit-vqgan-emoji", list(study.ARMS))
     with pytest.raises(UserError, match="leave out both"):
         ViTVQGAN().studies["emoji"](data=tmp_path, model=None)
+
+
+def test_each_kind_has_the_rate_that_was_the_best_on_training_pictures_kept_back(tmp_path: Path) -> None:
+    found = vit_vqgan_rates.rates(tmp_path, BUDGET)
+    assert found.config["train"] != found.config["heldout"]
+    world = vit_vqgan_rates.KeptBack(24, 6)
+    learned, judged = world.source("classes"), world.source("classes", "heldout")
+    assert (len(learned), len(judged)) == (18, 6)
+    whole = Shapes(24, 6).source("classes")
+    assert [one.id for one in (learned[17], judged[0], judged[5])] == [whole[place].id for place in (17, 18, 23)]
+    with pytest.raises(UserError, match="leave out --data"):
+        ViTVQGAN().studies["rates"](data=tmp_path, model=None)
+    arm = found.arms[-1]
+    assert arm.config["lr"] == 3e-3 and arm.config["architecture"] == "conv"
+    outcome = arm.run(0)
+    assert (outcome.steps, outcome.samples, len(outcome.items[study.ERROR])) == (1, 2, 6)
+    arms = json.loads((RESULTS / "vit-vqgan-rates.json").read_text())["arms"]
+    errors = {place: arms[name]["metrics"][study.ERROR]["value"] for name, place in vit_vqgan_rates.ARMS.items()}
+    for kind, chosen in study.RATES.items():
+        assert min(errors, key=lambda place: errors[place] if place[0] == kind else np.inf) == (kind, chosen)
 
 
 def test_tiles_are_mean_colours_and_scenes_of_one_shape_are_told() -> None:
