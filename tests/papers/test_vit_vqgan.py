@@ -252,7 +252,7 @@ def test_each_kind_has_the_rate_that_was_the_best_on_training_pictures_kept_back
     with pytest.raises(UserError, match="leave out --data"):
         ViTVQGAN().studies["rates"](data=tmp_path, model=None)
     arm = found.arms[-1]
-    assert arm.config["lr"] == 3e-3 and arm.config["architecture"] == "conv"
+    assert arm.config["lr"] == 1e-2 and arm.config["architecture"] == "conv"
     outcome = arm.run(0)
     assert (outcome.steps, outcome.samples, len(outcome.items[study.ERROR])) == (1, 2, 6)
     arms = json.loads((RESULTS / "vit-vqgan-rates.json").read_text())["arms"]
