@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tessera.evaluate.cases.respondents import Respondent
 
 _CASES = "a .jsonl, .json or .csv of cases, or a folder with one and its pictures (see docs/cases.md)"
+REASONS = 3  # that are printed of why no option was chosen
 
 
 @dataclass
@@ -162,8 +163,11 @@ def _print_silence(scores: dict[str, Any]) -> None:
     """Why there was no response."""
     for mode, one in scores["modes"].items():
         if one["reasons"]:
-            said = ", ".join(f"{number(count)} {why}" for why, count in list(one["reasons"].items())[:3])
-            print(f"no response, shown {mode}: {said}")
+            counts = list(one["reasons"].items())
+            said = [f"{number(count)} {why}" for why, count in counts[:REASONS]]
+            if others := sum(count for _, count in counts[REASONS:]):
+                said.append(f"{number(others)} for reasons that result.json lists")
+            print(f"no response, shown {mode}: {', '.join(said)}")
 
 
 def _print_left_out(scores: dict[str, Any]) -> None:

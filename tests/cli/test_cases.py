@@ -12,7 +12,7 @@ import pytest
 from tessera.cli import main
 from tessera.evaluate.intervals import exact_binomial
 from tests.evaluate.cases_made import OPTIONS, picture
-from tests.evaluate.chat_server import ChatServer, pictures_of, text_of
+from tests.evaluate.chat_server import ChatServer, Fault, pictures_of, text_of
 
 Refused = Callable[..., str]
 NASTY = "<script>alert(1)</script>"
@@ -114,6 +114,16 @@ def test_two_hundred_cases_are_driven_once_through_a_local_server(
         and modes["text"]["no response"]["value"] == chosen.count(None) / 200
     )
     assert 0 < chosen.count(None) < 200 and 60 < right < 190 and result["readers"]["cases"] == 200
+
+
+def test_reasons_that_are_not_printed_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cases", "write", "--out", "made", "--count", "8"]) == 0
+    said = iter(["no", *(Fault(400, message=f"rule {number}") for number in (1, 2, 2, 3, 3, 4, 4))])
+    with ChatServer(lambda _: next(said)) as server:
+        line = ["cases", "run", "made", "--endpoint", server.url, "--model-name", "m", "--modes", "image"]
+        assert main([*line, "--together", "1", "--out", "run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no response")]
+    assert len(lines) == 1 and lines[0].endswith("rule 4, 2 for reasons that result.json lists")
 
 
 @pytest.mark.light("medical-cases", "use")
