@@ -126,8 +126,9 @@ class ViTVQGAN(Paper):
                 "in a short training each look-up collapses without restarts, and none does with them: what the paper"
                 " says of usage is then no matter of the look-up any more, and the plain one, which keeps lengths too,"
                 " brings scenes back a little better",
-                "VQGAN's convolutions stay at the mean picture with some seeds of the study, which is why claims"
-                " against them are unclear; 400 steps on codes are too few for any arm to draw a shape",
+                "VQGAN's convolutions stay at the mean picture with a seed in three on scenes, even at the best of five"
+                " rates, which is why claims against them are unclear there; 400 steps on codes are too few for any arm"
+                " to draw a shape",
             ],
             "not built": [
                 "LPIPS's VGG with its learned weights of channels, PatchGAN, rejection sampling by a classifier",
