@@ -129,8 +129,8 @@ class ViTVQGAN(Paper):
                 "VQGAN's convolutions stay at the mean picture with a seed in three on scenes, even at the best of five"
                 " rates, which is why claims against them are unclear there; 400 steps on codes are too few for any arm"
                 " to draw a shape",
-                "on emoji VQGAN's codes are drawn better, and more of them are used without restarts; our reading, that"
-                " no arm tests: convolutions see past the edges of a tile, so that codes of neighbours agree and take"
+                "on emoji VQGAN's codes are drawn better, and more of them are used without restarts; our untested"
+                " reading: convolutions see past the edges of a tile, so that codes of neighbours agree and take"
                 " fewer bits (5.3 against 6.2)",
             ],
             "not built": [
