@@ -6,7 +6,6 @@ The study of the claims takes its rates from here, so that none of its held-out 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from tessera.data.few import Only
 from tessera.data.source import Source, Split
 from tessera.errors import UserError
 from tessera.evaluate.codebook import restored
-from tessera.files import short_hash
 from tessera.papers.pictures import Shapes
 from tessera.papers.vit_vqgan_study import (
     BUDGET,
@@ -32,7 +30,6 @@ from tessera.papers.vit_vqgan_study import (
 from tessera.study.design import Arm, Outcome, Study
 from tessera.study.engine import WORK
 from tessera.study.training import trained
-from tessera.train.engine import Trainer
 from tessera.train.stage import Stage
 
 TRIED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # the first is the paper's
@@ -73,14 +70,11 @@ class Rates(Bench):
     def outcome(self, arm: str, seed: int) -> Outcome:
         """A codebook, judged by what comes back of pictures that it did not learn from."""
         budget, (kind, lr), seed = self.budget, ARMS[arm], SEEDS_FROM + seed
-        folder = self.work / "training" / f"{short_hash([arm, self.settings(arm), self.config])}-seed-{seed}"
 
         def stages() -> Iterator[Stage]:
             yield codebook_stage(self.tokenizer_config(kind), self.train, budget, lr, seed)
 
-        settings = {"tokenizer": self.settings(arm), "budget": asdict(budget)}
-        trainer = Trainer(folder, config=settings, seed=seed, resume=True)
-        with trained(trainer, stages(), budget.steps) as ran:
+        with trained(self.trainer(arm, seed), stages(), budget.steps) as ran:
             kept = pictures(self.heldout, len(self.heldout))
             errors = restored(ran.model.tokenizer.eval(), kept, PIXELS).errors
             return Outcome(items={ERROR: errors.tolist()}, steps=ran.steps, samples=ran.samples)

@@ -171,9 +171,14 @@ class Bench(PictureBench):
         """What sets an arm apart."""
         return VQConfig(image_size=SIZE, codes=CODES, centred=True, **ARMS[arm])
 
+    def trainer(self, arm: str, seed: int) -> Trainer:
+        """Of an arm with a seed; one that was stopped goes on."""
+        folder = self.work / "training" / f"{short_hash([arm, self.settings(arm), self.config])}-seed-{seed}"
+        settings = {"tokenizer": self.settings(arm), "budget": asdict(self.budget)}
+        return Trainer(folder, config=settings, seed=seed, resume=True)
+
     def outcome(self, arm: str, seed: int) -> Outcome:
         """Codebook, then codes, then judged."""
-        folder = self.work / "training" / f"{short_hash([arm, self.settings(arm), self.config])}-seed-{seed}"
         config, budget, lesson = self.tokenizer_config(arm), self.budget, self.budget.codes
 
         def stages() -> Iterator[Stage]:
@@ -186,9 +191,7 @@ class Bench(PictureBench):
             both = ImageARInTraining(model, codebook.model.tokenizer)
             yield codes_stage(both, loader, lesson.steps, optimiser=optimiser)
 
-        settings = {"tokenizer": self.settings(arm), "budget": asdict(budget)}
-        trainer = Trainer(folder, config=settings, seed=seed, resume=True)
-        with trained(trainer, stages(), budget.steps + lesson.steps) as ran:
+        with trained(self.trainer(arm, seed), stages(), budget.steps + lesson.steps) as ran:
             maker = ImageMaker(ran.model.tokenizer.eval(), ran.model.model.eval())
             metrics, items = self.judge(maker, seed)
             return Outcome(metrics=metrics, items=items, steps=ran.steps, samples=ran.samples)

@@ -119,6 +119,15 @@ def test_a_bad_picture_ends_a_scripted_chat_and_not_a_spoken_one(
     assert capsys.readouterr().err == "tessera: gone.png: no such file\n"
 
 
+def test_a_result_has_a_place_before_it_is_worked_for(
+    here: Path, model: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != here)  # who is root may write everywhere
+    said = refused("evaluate", "--model", model, "--out", "new/result.json")
+    assert f"--out: new/result.json cannot be written, since {here} may only be read" in said
+    assert not (here / "new").exists()
+
+
 # ---- words
 
 
